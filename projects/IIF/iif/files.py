@@ -1,0 +1,127 @@
+"""Files in and out, for every room: hashes, whole-or-nothing writes, checked JSON, provenance."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import mmap
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import msgspec
+
+T = TypeVar("T")
+
+# Distributions whose versions can change a result.
+_RELEVANT_DISTRIBUTIONS = (
+    "iif",
+    "torch",
+    "numpy",
+    "numba",
+    "pycocotools",
+    "detectron2",
+    "torchvision",
+)
+
+
+class InputError(ValueError):
+    """A fault in what the user gave; its message names the file, the key and the remedy.
+
+    The command line prints the message alone, without a traceback, and exits with status 2.
+    """
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Return the hexadecimal SHA-256 of a file's content."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a temporary file beside ``path`` and rename it to ``path`` when the block succeeds.
+
+    Folders on the way are created. When the block raises, the temporary file is removed and
+    whatever ``path`` held before is left as it was.
+
+    Args:
+        path: the file to write.
+        mode: "w" (UTF-8 text, newlines as written) or "wb".
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f'mode is {mode!r}; it must be "w" or "wb"')
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
+    descriptor, temporary = tempfile.mkstemp(
+        dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"
+    )
+    try:
+        with os.fdopen(descriptor, mode, **text) as f:  # type: ignore[call-overload]
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        # mkstemp makes files private; give the result the permissions that open() would give.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:
+    """Write ``value`` as JSON, whole or not at all. NaN and infinity are refused (use None)."""
+    with atomic_write(path) as f:
+        json.dump(value, f, indent=indent, allow_nan=False)
+        f.write("\n")
+
+
+def read_json(path: str | os.PathLike[str], type: type[T], *, what: str) -> T:
+    """Decode a JSON file into ``type`` with msgspec; fields that ``type`` lacks are skipped.
+
+    Skipped fields are never built as Python objects, so a large file costs little more memory
+    than the fields that are asked for.
+
+    Args:
+        path: the file.
+        type: a msgspec.Struct or any type that msgspec decodes.
+        what: what the file should be, for the error message ("an LVIS-format annotation file").
+
+    Raises:
+        InputError: the file is missing, is not JSON (for example cut off), or a field is missing
+            or of the wrong type; the message names the file and the place.
+    """
+    try:
+        with open(path, "rb") as f:
+            if os.fstat(f.fileno()).st_size == 0:
+                raise InputError(f"{path}: the file is empty; expected {what}")
+            with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                return msgspec.json.decode(memoryview(content), type=type)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; expected {what}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; expected {what}") from None
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: not {what}: {error}") from None
+    except msgspec.DecodeError as error:
+        raise InputError(
+            f"{path}: not valid JSON ({error}); the file may be cut off: copy or make it again"
+        ) from None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, the platform and every installed package that matters."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _RELEVANT_DISTRIBUTIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
