@@ -1,0 +1,465 @@
+"""How often each class occurs in the training set: the counts that the weights are made from."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from iif.files import InputError, read_json, sha256_file, write_json
+
+# LVIS's frequency groups: a rare class is shown by at most 10 training images, a common one by at
+# most 100, a frequent one by more (LVIS, arXiv 1908.03195, section 5.1).
+RARE_MAX_IMAGES = 10
+COMMON_MAX_IMAGES = 100
+
+_CACHE_FORMAT = "iif-class-frequency/1"
+_ANNOTATION_FILE = "an LVIS- or COCO-format annotation file"
+
+# Detectron2's metadata of every LVIS v1 split carries the counts of the training split, but not
+# the number of training images.
+_KNOWN_NUM_IMAGES = dict.fromkeys(
+    ("lvis_v1_train", "lvis_v1_val", "lvis_v1_test_dev", "lvis_v1_test_challenge"), 100_170
+)
+
+
+class ClassFrequency:
+    """Counts per class, keyed by category id and ordered by it.
+
+    An image counts once for a class however many of its instances it shows; every image of the
+    training set counts towards ``num_images``, annotated or not.
+
+    Attributes:
+        ids: (K,) int64 category ids, ascending.
+        names: K category names.
+        image_count: (K,) int64, the images that show the class.
+        instance_count: (K,) int64, the instances of the class, or None when not known.
+        num_images: the number N of images.
+        source: where the counts come from, for messages and provenance.
+    """
+
+    ids: NDArray[np.int64]
+    names: list[str]
+    image_count: NDArray[np.int64]
+    instance_count: NDArray[np.int64] | None
+    num_images: int
+    source: str
+
+    def __init__(
+        self,
+        image_count: ArrayLike,
+        num_images: int,
+        instance_count: ArrayLike | None = None,
+        names: Sequence[str] | None = None,
+        ids: ArrayLike | None = None,
+        *,
+        source: str = "arrays",
+    ) -> None:
+        """Check the counts and order them by category id.
+
+        Args:
+            image_count: (K,) images that show the class.
+            num_images: the number of images, annotated or not.
+            instance_count: (K,) instances of the class, when known.
+            names: K names; by default the ids.
+            ids: (K,) category ids in any order; by default 1 to K, as in LVIS.
+            source: where the counts come from.
+
+        Raises:
+            InputError: the arrays differ in length, an id occurs twice, or a count is impossible
+                (negative, not whole, more than there are images, fewer instances than images).
+        """
+        images = _whole_numbers(image_count, "image_count", source)
+        num_classes = len(images)
+        keys = np.arange(1, num_classes + 1) if ids is None else _whole_numbers(ids, "ids", source)
+        labels = [str(i) for i in keys] if names is None else [str(name) for name in names]
+        columns: dict[str, Any] = {"ids": keys, "names": labels}
+        instances = None
+        if instance_count is not None:
+            instances = _whole_numbers(instance_count, "instance_count", source)
+            columns["instance_count"] = instances
+        if num_classes == 0:
+            raise InputError(f"{source}: there is no class; give one image_count per class")
+        for key, column in columns.items():
+            if len(column) != num_classes:
+                raise InputError(
+                    f"{source}: {key} has {len(column)} entries but image_count has {num_classes}; "
+                    "give one of each per class"
+                )
+        if not isinstance(num_images, int | np.integer) or num_images < 1:
+            raise InputError(
+                f"{source}: num_images is {num_images!r}; it must be a whole number above 0"
+            )
+        _refuse_duplicates(keys, f"{source}: category id")
+
+        order = np.argsort(keys)
+        self.ids = _frozen(keys[order])
+        self.names = [labels[i] for i in order]
+        self.image_count = _frozen(images[order])
+        self.instance_count = None if instances is None else _frozen(instances[order])
+        self.num_images = int(num_images)
+        self.source = source
+        self._refuse_impossible_counts()
+
+    def _refuse_impossible_counts(self) -> None:
+        faults = [
+            (self.image_count < 0, "image_count is negative"),
+            (self.image_count > self.num_images, f"image_count is above {self.num_images} images"),
+        ]
+        if self.instance_count is not None:
+            faults += [
+                (self.instance_count < self.image_count, "instance_count is below image_count"),
+                (
+                    (self.image_count == 0) & (self.instance_count > 0),
+                    "instance_count is positive though image_count is 0",
+                ),
+            ]
+        for wrong, fault in faults:
+            if wrong.any():
+                rows = np.flatnonzero(wrong)
+                raise InputError(
+                    f"{self.source}: {fault} for {self.describe(rows)}; "
+                    "count the training annotations again"
+                )
+
+    def __len__(self) -> int:
+        """Return the number K of classes."""
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        """Return the totals and the source."""
+        return (
+            f"ClassFrequency({len(self)} classes, {self.num_images} images, "
+            f"{self.num_instances} instances, source={self.source!r})"
+        )
+
+    @property
+    def num_instances(self) -> int | None:
+        """The number of instances of all classes, or None when not known."""
+        return None if self.instance_count is None else int(self.instance_count.sum())
+
+    @property
+    def groups(self) -> NDArray[np.str_]:
+        """(K,) "r", "c" or "f": LVIS's rare, common and frequent; never seen counts as rare."""
+        return np.select(
+            [self.image_count <= RARE_MAX_IMAGES, self.image_count <= COMMON_MAX_IMAGES],
+            ["r", "c"],
+            "f",
+        )
+
+    def describe(self, rows: ArrayLike, limit: int = 5) -> str:
+        """Name the classes in these rows, at most ``limit`` of them, with ids and counts."""
+        chosen = np.atleast_1d(np.asarray(rows))
+        shown = []
+        for row in chosen[:limit]:
+            counts = _plural(self.image_count[row], "image")
+            if self.instance_count is not None:
+                counts += f", {_plural(self.instance_count[row], 'instance')}"
+            shown.append(f"{self.names[row]!r} (id {self.ids[row]}: {counts})")
+        more = len(chosen) - len(shown)
+        return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str], *, cache: bool = True) -> ClassFrequency:
+        """Count the annotations of an LVIS- or COCO-format file.
+
+        A category's own ``image_count``, which LVIS files carry, is not trusted: where it
+        disagrees with the annotations a warning says so, and the annotations are followed.
+        Crowd annotations count like any other.
+
+        The counts are kept in ``<path>.frequency.json`` together with the SHA-256 of the file and
+        are used again only for that very content: sizes and times of files survive being copied,
+        while hashing takes less time than counting. Of several processes that start at once, one
+        counts and the others wait for it. Without write permission there is no cache.
+
+        Args:
+            path: the training set's annotation file.
+            cache: False to neither read nor write the cache.
+
+        Raises:
+            InputError: the file is missing, empty, cut off, lacks a key, has an id twice, or has
+                an annotation of an unknown image or category.
+        """
+        source = os.fspath(path)
+        if not cache or not os.path.isfile(path) or not os.access(_folder(path), os.W_OK):
+            return cls._checked(_count_annotations(path), source)
+        cache_path = Path(f"{source}.frequency.json")
+        digest = sha256_file(path)
+        counts = _read_cache(cache_path, digest)
+        if counts is None:
+            with _turn_taken(path):
+                counts = _read_cache(cache_path, digest)
+                if counts is None:
+                    counts = _count_annotations(path)
+                    _write_cache(cache_path, digest, counts)
+        return cls._checked(counts, source)
+
+    @classmethod
+    def _checked(cls, counts: _Counts, source: str) -> ClassFrequency:
+        frequency = cls(
+            image_count=counts.image_count,
+            num_images=counts.num_images,
+            instance_count=counts.instance_count,
+            names=counts.names,
+            ids=counts.ids,
+            source=source,
+        )
+        declared = dict(zip(counts.ids, counts.declared_image_count, strict=True))
+        rows = [
+            row
+            for row, (key, count) in enumerate(
+                zip(frequency.ids, frequency.image_count, strict=True)
+            )
+            if declared[int(key)] not in (None, count)
+        ]
+        if rows:
+            said = declared[int(frequency.ids[rows[0]])]
+            warnings.warn(
+                f"{source}: the image_count of {_plural(len(rows), 'category', 'categories')} "
+                f"disagrees with the annotations, which are followed: {frequency.describe(rows)}; "
+                f"the first one's image_count says {said}",
+                stacklevel=3,
+            )
+        return frequency
+
+    @classmethod
+    def from_metadata(cls, metadata: Any, num_images: int | None = None) -> ClassFrequency:
+        """Take the counts from a Detectron2 data set's metadata.
+
+        Args:
+            metadata: any object with ``class_image_count`` (a list of ``{"id", "image_count"}``)
+                and, for the names, ``thing_classes`` in the order of the ids.
+            num_images: the number of training images; known for Detectron2's LVIS v1 data sets.
+
+        Raises:
+            InputError: the metadata has no counts, or the number of images is not known.
+        """
+        name = getattr(metadata, "name", "metadata")
+        entries = getattr(metadata, "class_image_count", None)
+        if not entries:
+            raise InputError(
+                f"data set {name!r}: its metadata has no class_image_count; "
+                "count its training annotation file instead"
+            )
+        if num_images is None:
+            num_images = _KNOWN_NUM_IMAGES.get(name)
+        if num_images is None:
+            raise InputError(
+                f"data set {name!r}: its metadata has class_image_count but not the number of "
+                "training images; give it as num_images (MODEL.IIF.NUM_IMAGES)"
+            )
+        entries = sorted(entries, key=lambda entry: entry["id"])
+        return cls(
+            image_count=[entry["image_count"] for entry in entries],
+            num_images=num_images,
+            names=getattr(metadata, "thing_classes", None),
+            ids=[entry["id"] for entry in entries],
+            source=f"class_image_count of the metadata of {name!r}",
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts as plain numbers, strings and lists, ready for JSON."""
+        return {
+            "source": self.source,
+            "num_images": self.num_images,
+            "ids": self.ids.tolist(),
+            "names": list(self.names),
+            "image_count": self.image_count.tolist(),
+            "instance_count": (
+                None if self.instance_count is None else self.instance_count.tolist()
+            ),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ClassFrequency:
+        """Rebuild the counts from :meth:`to_dict`.
+
+        Raises:
+            InputError: a key is missing or its value is impossible.
+        """
+        missing = {"source", "num_images", "ids", "names", "image_count", "instance_count"} - set(
+            values
+        )
+        if missing:
+            raise InputError(
+                f"class frequencies lack {', '.join(sorted(missing))}; "
+                "make them with ClassFrequency.to_dict"
+            )
+        return cls(
+            image_count=values["image_count"],
+            num_images=values["num_images"],
+            instance_count=values["instance_count"],
+            names=values["names"],
+            ids=values["ids"],
+            source=values["source"],
+        )
+
+
+class _Image(msgspec.Struct, gc=False):
+    id: int
+
+
+class _Annotation(msgspec.Struct, gc=False):
+    id: int
+    image_id: int
+    category_id: int
+
+
+class _Category(msgspec.Struct, gc=False):
+    id: int
+    name: str
+    image_count: int | None = None
+
+
+class _AnnotationFile(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+class _Counts(msgspec.Struct):
+    """What an annotation file holds; the lists are by category, in the file's order."""
+
+    num_images: int
+    ids: list[int]
+    names: list[str]
+    image_count: list[int]
+    instance_count: list[int]
+    # What the categories' own image_count says, None where they have none.
+    declared_image_count: list[int | None]
+
+
+class _Cache(msgspec.Struct):
+    format: str
+    sha256: str
+    counts: _Counts
+
+
+def _count_annotations(path: str | os.PathLike[str]) -> _Counts:
+    """Count the images and instances of each category of an LVIS- or COCO-format file.
+
+    Raises:
+        InputError: as :meth:`ClassFrequency.from_json`.
+    """
+    content = read_json(path, _AnnotationFile, what=_ANNOTATION_FILE)
+    for key in ("images", "categories"):
+        if not getattr(content, key):
+            raise InputError(f"{path}: {key} is empty; give {_ANNOTATION_FILE} of a training set")
+    images = np.array([image.id for image in content.images], dtype=np.int64)
+    ids = np.array([category.id for category in content.categories], dtype=np.int64)
+    annotations = np.empty((len(content.annotations), 3), dtype=np.int64)
+    for column, key in enumerate(("id", "image_id", "category_id")):
+        annotations[:, column] = [getattr(a, key) for a in content.annotations]
+    _refuse_duplicates(images, f"{path}: images: id")
+    _refuse_duplicates(ids, f"{path}: categories: id")
+    _refuse_duplicates(annotations[:, 0], f"{path}: annotations: id")
+    image_rows = _rows(annotations, 1, images, path, "image_id", "images")
+    category_rows = _rows(annotations, 2, ids, path, "category_id", "categories")
+
+    num_classes = len(ids)
+    shown = np.unique(image_rows * num_classes + category_rows) % num_classes
+    return _Counts(
+        num_images=len(images),
+        ids=ids.tolist(),
+        names=[category.name for category in content.categories],
+        image_count=np.bincount(shown, minlength=num_classes).tolist(),
+        instance_count=np.bincount(category_rows, minlength=num_classes).tolist(),
+        declared_image_count=[category.image_count for category in content.categories],
+    )
+
+
+def _rows(
+    annotations: NDArray[np.int64],
+    column: int,
+    known: NDArray[np.int64],
+    path: str | os.PathLike[str],
+    key: str,
+    section: str,
+) -> NDArray[np.int64]:
+    """Return the row in ``known`` of each annotation's id in this column."""
+    values = annotations[:, column]
+    order = np.argsort(known)
+    place = np.minimum(np.searchsorted(known[order], values), len(known) - 1)
+    rows = order[place]
+    unknown = np.flatnonzero(known[rows] != values)
+    if len(unknown):
+        first = annotations[unknown[0]]
+        raise InputError(
+            f"{path}: annotations: {key} {first[column]} of the annotation with id {first[0]} "
+            f"is not among {section} ({_plural(len(unknown), 'such annotation')}); "
+            f"add it to {section} or remove the annotation"
+        )
+    return rows
+
+
+def _refuse_duplicates(values: NDArray[np.int64], what: str) -> None:
+    unique, counts = np.unique(values, return_counts=True)
+    if len(unique) != len(values):
+        repeated = unique[counts > 1]
+        shown = ", ".join(str(value) for value in repeated[:5])
+        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
+        raise InputError(f"{what} {shown}{more} occurs more than once; ids must be unique")
+
+
+def _whole_numbers(values: ArrayLike, key: str, source: str) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise InputError(f"{source}: {key} has shape {array.shape}; it must be a flat list")
+    if array.dtype.kind not in "iuf" and len(array):
+        raise InputError(f"{source}: {key} holds {array.dtype}; it must hold whole numbers")
+    whole = array.astype(np.int64) if np.isfinite(array.astype(np.float64)).all() else None
+    if whole is None or (whole != array).any():
+        raise InputError(f"{source}: {key} holds a value that is not a whole number")
+    return whole
+
+
+def _frozen(array: NDArray[np.int64]) -> NDArray[np.int64]:
+    array.flags.writeable = False
+    return array
+
+
+def _plural(count: int, one: str, many: str | None = None) -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def _folder(path: str | os.PathLike[str]) -> Path:
+    return Path(path).absolute().parent
+
+
+@contextlib.contextmanager
+def _turn_taken(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold an advisory lock on ``path``, where platform and file system have such locks.
+
+    It saves work and nothing depends on it: the cache is written whole or not at all.
+    """
+    with open(path, "rb") as f:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield
+
+
+def _read_cache(path: Path, digest: str) -> _Counts | None:
+    """Return the cached counts of the file with this SHA-256, or None when there are none."""
+    try:
+        cached = read_json(path, _Cache, what="cached class frequencies")
+    except (InputError, OSError):
+        # Missing, from another version or unreadable: it is only a cache, so count again.
+        return None
+    matches = cached.format == _CACHE_FORMAT and cached.sha256 == digest
+    return cached.counts if matches else None
+
+
+def _write_cache(path: Path, digest: str, counts: _Counts) -> None:
+    cache = _Cache(format=_CACHE_FORMAT, sha256=digest, counts=counts)
+    # A full or read-only disk costs the cache, not the counts.
+    with contextlib.suppress(OSError):
+        write_json(path, msgspec.to_builtins(cache), indent=None)
