@@ -1,0 +1,169 @@
+"""The settings of a training run with torchvision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from iif.files import InputError
+from iif.weights import COUNT_BY, VARIANTS, ZERO_COUNT
+
+
+class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The defaults are the published setting on LVIS v1, 12 epochs of 16 images a batch."""
+
+    # A detection model of torchvision.models by name (its box head must be Fast R-CNN's), or
+    # "maskrcnn_resnet18_fpn_small", the demo's.
+    model: str = "maskrcnn_resnet50_fpn_v2"
+    # Published weights of the whole model by torchvision's name ("COCO_V1"), their classes being
+    # replaced by the training set's; and of the backbone alone ("IMAGENET1K_V1"). Null: none.
+    weights: str | None = None
+    weights_backbone: str | None = "IMAGENET1K_V1"
+    # Stages of the backbone that are trained, counted from the end (0 to 5); null: torchvision's
+    # choice, 3 with pretrained weights and all without.
+    trainable_backbone_layers: int | None = None
+
+    # IIF's variant by iif.weights.VARIANTS, or "none" for the plain softmax baseline.
+    variant: str = "raw"
+    # Count "image"s or "instance"s, and what to do with a class that was never seen.
+    count_by: str = "image"
+    zero_count: str = "error"
+
+    # Lengths of the shorter side, one drawn per image in training, the last used at test; and the
+    # most that the longer side may have.
+    min_size: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
+    max_size: int = 1333
+    # Mirror half of the training images.
+    flip: bool = True
+    # Repeat images of categories that are in fewer than this share of the images; 0: no repeats.
+    repeat_threshold: float = 0.0
+
+    # Images of one iteration over all processes.
+    images_per_batch: int = 16
+    iterations: int = 75_000
+    base_lr: float = 0.02
+    # Iterations at which the learning rate is divided by 10.
+    steps: tuple[int, ...] = (50_000, 68_750)
+    # The learning rate rises linearly from warmup_factor * base_lr in this many iterations.
+    warmup_iterations: int = 500
+    warmup_factor: float = 0.001
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    # Greatest norm of the gradient; null: not clipped.
+    clip_gradients: float | None = None
+    # bfloat16 autocast (GPU only).
+    amp: bool = False
+    seed: int = 0
+
+    checkpoint_period: int = 5000
+    # Processes that load images for each training process; 0: the training process itself.
+    workers: int = 4
+    # Keep decoded images in memory (small data sets; with workers 0).
+    cache_images: bool = False
+
+    # At test: detections must score above this, are suppressed above this IoU with a better one
+    # of their class, and at most so many are kept of an image.
+    score_threshold: float = 1e-4
+    nms_threshold: float = 0.5
+    detections_per_image: int = 300
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            InputError: a value is out of its range; names the key and what is right.
+        """
+        choices = {
+            "variant": (self.variant, ("none", *VARIANTS)),
+            "count_by": (self.count_by, COUNT_BY),
+            "zero_count": (self.zero_count, ZERO_COUNT),
+        }
+        for key, (value, legal) in choices.items():
+            if value not in legal:
+                raise InputError(f"{key} is {value!r}; it must be one of {', '.join(legal)}")
+        ranges = {
+            "above 0": (
+                ["images_per_batch", "iterations", "base_lr", "max_size", "checkpoint_period"]
+                + ["detections_per_image"],
+                lambda value: value > 0,
+            ),
+            "0 or more": (
+                ["warmup_iterations", "warmup_factor", "momentum", "weight_decay", "workers"]
+                + ["repeat_threshold", "seed"],
+                lambda value: value >= 0,
+            ),
+            "from 0 to 1": (["score_threshold", "nms_threshold"], lambda value: 0 <= value <= 1),
+        }
+        for allowed, (keys, legal_value) in ranges.items():
+            for key in keys:
+                if not legal_value(getattr(self, key)):
+                    raise InputError(f"{key} is {getattr(self, key)}; it must be {allowed}")
+        if not self.min_size or min(self.min_size) < 1:
+            raise InputError(f"min_size is {self.min_size}; give one or more lengths in pixels")
+        if self.clip_gradients is not None and not self.clip_gradients > 0:
+            raise InputError(
+                f"clip_gradients is {self.clip_gradients}; it must be above 0, or null"
+            )
+        if self.cache_images and self.workers:
+            raise InputError(
+                f"cache_images keeps images in the training process, but workers is "
+                f"{self.workers}; set workers=0 or cache_images=false"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain values, ready for JSON."""
+        return msgspec.to_builtins(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
+        """Build from plain values; :meth:`to_dict` backwards.
+
+        Raises:
+            InputError: an unknown key, or a value of the wrong type or out of its range.
+        """
+        try:
+            return msgspec.convert(values, cls)
+        except msgspec.ValidationError as error:
+            raise InputError(f"training settings: {error}") from None
+
+    def override(self, assignments: Iterable[str]) -> TrainConfig:
+        """Return the settings with ``key=value`` assignments applied; values are JSON or words.
+
+        Raises:
+            InputError: as :meth:`from_dict`, or an assignment without "=".
+        """
+        values = self.to_dict()
+        for assignment in assignments:
+            key, equals, text = assignment.partition("=")
+            if not equals or key not in values:
+                raise InputError(
+                    f"{assignment!r} sets no training setting; write KEY=VALUE with KEY one of "
+                    f"{', '.join(values)}"
+                )
+            try:
+                values[key] = msgspec.json.decode(text)
+            except msgspec.DecodeError:
+                values[key] = text
+        return self.from_dict(values)
+
+
+# The demo's setting, for two processor cores; docs/torchvision.md gives what it measures.
+GLYPHS = TrainConfig(
+    model="maskrcnn_resnet18_fpn_small",
+    weights_backbone=None,
+    min_size=(96,),
+    max_size=96,
+    flip=False,
+    images_per_batch=8,
+    iterations=600,
+    base_lr=0.01,
+    steps=(480,),
+    warmup_iterations=50,
+    clip_gradients=5.0,
+    checkpoint_period=100,
+    workers=0,
+    cache_images=True,
+    detections_per_image=100,
+)

@@ -1,0 +1,150 @@
+"""torchvision's detection models, built for a data set's classes and with IIF."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torchvision.models import get_model, list_models, resnet18
+from torchvision.models import detection as tv_detection
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import MultiScaleRoIAlign
+
+from iif.files import InputError
+from iif.frequency import ClassFrequency
+from iif.tv.config import TrainConfig
+from iif.tv.predictor import add_iif
+from iif.weights import iif_weights
+
+SMALL_MODEL = "maskrcnn_resnet18_fpn_small"
+
+
+def maskrcnn_resnet18_fpn_small(num_classes: int, **options: Any) -> MaskRCNN:
+    """A Mask R-CNN for images of about 100 px, small enough to train from scratch on a CPU.
+
+    ResNet-18 with batch normalisation, FPN and mask head of 64 channels, box head of 256.
+
+    Args:
+        num_classes: classes with the background, K + 1.
+        options: torchvision's options of ``MaskRCNN``, which go before the ones given here.
+    """
+    channels = 64
+    backbone = BackboneWithFPN(
+        resnet18(weights=None),
+        return_layers={f"layer{stage}": str(stage - 1) for stage in range(1, 5)},
+        in_channels_list=[64, 128, 256, 512],
+        out_channels=channels,
+    )
+    levels = ["0", "1", "2", "3"]
+    defaults: dict[str, Any] = {
+        "min_size": 96,
+        "max_size": 96,
+        "rpn_anchor_generator": AnchorGenerator(
+            sizes=((12,), (24,), (48,), (72,), (96,)), aspect_ratios=((0.5, 1.0, 2.0),) * 5
+        ),
+        "rpn_pre_nms_top_n_train": 200,
+        "rpn_post_nms_top_n_train": 100,
+        "rpn_pre_nms_top_n_test": 200,
+        "rpn_post_nms_top_n_test": 100,
+        "rpn_batch_size_per_image": 64,
+        "box_batch_size_per_image": 64,
+        "box_roi_pool": MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=1),
+        "box_head": TwoMLPHead(channels * 7**2, 256),
+        "box_predictor": FastRCNNPredictor(256, num_classes),
+        "mask_roi_pool": MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=1),
+        "mask_head": MaskRCNNHeads(channels, (channels, channels), dilation=1),
+        "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes),
+    }
+    return MaskRCNN(backbone, **{**defaults, **options})
+
+
+def build_model(
+    config: TrainConfig, frequency: ClassFrequency, *, pretrained: bool = True
+) -> nn.Module:
+    """Build the model of ``config`` for the classes of ``frequency``; label r + 1 is row r.
+
+    Args:
+        pretrained: False to leave out the published weights (a checkpoint will be loaded).
+
+    Raises:
+        InputError: the model or its published weights are unknown, the model has no Fast R-CNN
+            box head, or the class counts give no weights.
+    """
+    num_classes = len(frequency) + 1
+    options: dict[str, Any] = {
+        "min_size": config.min_size,
+        "max_size": config.max_size,
+        "box_score_thresh": config.score_threshold,
+        "box_nms_thresh": config.nms_threshold,
+        "box_detections_per_img": config.detections_per_image,
+    }
+    if config.model == SMALL_MODEL:
+        if config.weights is not None or config.weights_backbone is not None:
+            raise InputError(
+                f"model {SMALL_MODEL} has no published weights; set weights=null and "
+                "weights_backbone=null"
+            )
+        model: nn.Module = maskrcnn_resnet18_fpn_small(num_classes, **options)
+    else:
+        model = _build_by_name(config, num_classes, pretrained, options)
+    if config.variant != "none":
+        add_iif(
+            model,
+            iif_weights(frequency, config.variant, config.count_by, zero_count=config.zero_count),
+        )
+    return model
+
+
+def replace_predictors(model: nn.Module, num_classes: int) -> None:
+    """Give a Faster R-CNN or Mask R-CNN new last layers for other classes, in place.
+
+    Args:
+        num_classes: classes with the background, K + 1.
+    """
+    heads = model.roi_heads
+    heads.box_predictor = FastRCNNPredictor(heads.box_predictor.cls_score.in_features, num_classes)
+    if heads.has_mask():
+        deconvolution = heads.mask_predictor.conv5_mask
+        heads.mask_predictor = MaskRCNNPredictor(
+            deconvolution.in_channels, deconvolution.out_channels, num_classes
+        )
+
+
+def _build_by_name(
+    config: TrainConfig, num_classes: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
+    names = [
+        name for name in list_models(tv_detection) if "rcnn" in name and "keypoint" not in name
+    ]
+    if config.model not in names:
+        raise InputError(
+            f"model is {config.model!r}; it must be one of {', '.join([SMALL_MODEL, *names])}"
+        )
+    if not pretrained:
+        model = get_model(config.model, weights=None, weights_backbone=None, **options)
+    else:
+        if config.trainable_backbone_layers is not None:
+            options["trainable_backbone_layers"] = config.trainable_backbone_layers
+        try:
+            model = get_model(
+                config.model,
+                weights=config.weights,
+                weights_backbone=None if config.weights else config.weights_backbone,
+                **options,
+            )
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"{config.model} has no published weights as asked for (weights="
+                f"{config.weights!r}, weights_backbone={config.weights_backbone!r}): {error}"
+            ) from None
+        except OSError as error:
+            raise InputError(
+                f"the published weights of {config.model} cannot be downloaded ({error}); "
+                "set weights=null and weights_backbone=null to train from scratch"
+            ) from None
+    replace_predictors(model, num_classes)
+    return model
