@@ -7,16 +7,57 @@ comparison is made per category at matched recall; docs/evaluation.md has the de
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from iif.data.annotations import Annotations
+from iif.data.results import Detections
+from iif.evaluation.matching import ErrorType, Matches, Outcome
+from iif.evaluation.tables import csv_text, markdown_table, number, text_table
+from iif.files import InputError, atomic_write, versions
 
 FORMAT = "iif-false-positives/1"
 GROUPS = ("all", "r", "c", "f")
 ERROR_TYPES = ("Loc", "Cls", "Dupe", "Bkg", "Both")
 # What a picture can show of a detection; capped and degenerate ones are never shown.
 KINDS = ("TP", *ERROR_TYPES, "Ignored", "Unverifiable")
+# Row of a detection whose kind is not among KINDS.
+_NOT_SHOWN = 255
+CURVE_RECALLS = np.arange(1, 20) / 20
+TOP_K = (1, 3, 5, 10, 20, 50, 100, 300)
+_GROUP_NAMES = {"all": "all", "r": "rare", "c": "common", "f": "frequent"}
+_OUTCOME_NAMES = {
+    "CAPPED": "beyond the cap per image",
+    "DEGENERATE": "without area",
+    "UNVERIFIED": "unverifiable",
+    "IGNORED": "ignored",
+    "TP": "true positive",
+    "FP": "false positive",
+}
+SCORES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's detections and how they matched: what an analysis starts from.
+
+    Attributes:
+        name: as printed.
+        detections: of its result file.
+        matches: of these detections, with error types.
+    """
+
+    name: str
+    detections: Detections
+    matches: Matches
 
 
 @dataclass(frozen=True)
@@ -140,6 +181,223 @@ class FalsePositiveAnalysis:
     secondary: list[Secondary]
     confusions: list[Confusion]
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the runs, the baseline's first."""
+        return [run.name for run in self.runs]
+
+    def to_text(self) -> str:
+        """Return the tables as aligned plain text."""
+        return self._render(text_table, "{}", "\n")
+
+    def to_markdown(self) -> str:
+        """Return the tables as Markdown."""
+        return self._render(markdown_table, "## {}", "\n\n")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values for JSON, categories by id; undefined is None."""
+        runs = []
+        for run in self.runs:
+            runs.append(
+                {
+                    "name": run.name,
+                    "path": run.path,
+                    "sha256": run.sha256,
+                    "num_detections": run.num_detections,
+                    "outcomes": run.outcomes,
+                    "error_types": run.error_types,
+                    "curve": run.curve,
+                }
+            )
+        ids = self.category_ids
+        per_category = []
+        for k, name in enumerate(self.category_names):
+            per_category.append(
+                {
+                    "id": ids[k],
+                    "name": name,
+                    "frequency": str(self.frequency[k]),
+                    "num_gt": self.num_gt[k],
+                    "verified_images": self.verified_images[k],
+                    "matched": self.matched[k],
+                    "runs": [
+                        {
+                            "max_recall": run.max_recall[k],
+                            "threshold": run.threshold[k],
+                            "true_positives": run.true_positives[k],
+                            "false_positives": run.false_positives[k].sum(),
+                            "by_type": _by_type(run.false_positives[k]),
+                        }
+                        for run in self.runs
+                    ],
+                }
+            )
+        groups = [
+            {
+                **{key: getattr(row, key) for key in ("group", "categories", "matched", "reached")},
+                "false_positives": row.total,
+                "mean": row.mean,
+                "per_1000_verified_images": row.per_1000,
+                "by_type": [_by_type(counts) for counts in row.by_type],
+            }
+            for row in self.groups
+        ]
+        confusions = [
+            {"gt_category": ids[c.gt_category], "predicted": ids[c.predicted], "counts": c.counts}
+            for c in self.confusions
+        ]
+        return _plain(
+            {
+                "format": FORMAT,
+                "versions": versions(),
+                "dataset": self.dataset,
+                "iou_type": self.iou_type,
+                "iou_threshold": 0.5,
+                "recall": self.recall,
+                "coverage": self.coverage,
+                "runs": runs,
+                "groups": groups,
+                "curve": {"recall": self.curve_recalls, "categories": self.curve_categories},
+                "secondary": [vars(view) for view in self.secondary],
+                "confusions": confusions,
+                "per_category": per_category,
+            }
+        )
+
+    def to_csv(self) -> str:
+        """Return the table by category as CSV."""
+        header = ["id", "name", "frequency", "num_gt", "verified_images", "matched"]
+        columns = ["max_recall", "threshold", "TP", "FP", *(f"FP {t}" for t in ERROR_TYPES)]
+        header += [f"{name}: {column}" for name in self.names for column in columns]
+        rows = []
+        for k, name in enumerate(self.category_names):
+            cells: list[Any] = [self.category_ids[k], name, self.frequency[k], self.num_gt[k]]
+            cells += [self.verified_images[k], int(self.matched[k])]
+            for run in self.runs:
+                reached = not math.isnan(run.threshold[k])
+                counts = [run.true_positives[k], run.false_positives[k].sum()]
+                counts += [*run.false_positives[k]]
+                cells += [_defined(run.max_recall[k]), _defined(run.threshold[k])]
+                cells += counts if reached else [None] * len(counts)
+            rows.append(cells)
+        return csv_text(header, rows)
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write false_positives.{txt,md,json,csv}; return their paths."""
+        contents = {
+            "false_positives.txt": self.to_text(),
+            "false_positives.md": self.to_markdown(),
+            "false_positives.json": msgspec.json.format(
+                msgspec.json.encode(self.to_json())
+            ).decode(),
+            "false_positives.csv": self.to_csv(),
+        }
+        paths = [Path(folder, name) for name in contents]
+        for path, content in zip(paths, contents.values(), strict=True):
+            with atomic_write(path) as f:
+                f.write(content.rstrip("\n") + "\n")
+        return paths
+
+    def _render(self, table: Callable[..., str], heading: str, gap: str) -> str:
+        """Return all parts, each a heading, a gap and a table made by ``table``."""
+        kind = {"bbox": "box", "segm": "mask"}[self.iou_type]
+        matched = self.groups[0].matched
+        at = f"at recall {self.recall:g} ({kind} IoU 0.5)"
+        parts = [
+            heading.format(f"False positives {at}"),
+            f"Over {matched:,} of {self.groups[0].categories:,} categories with ground truth: "
+            f"those that {_who_reaches(self.names)} brings to this recall.",
+            table(*self._total_table(lambda row: row.total, 0)),
+            heading.format("Per 1,000 verified images of the category, mean over categories")
+            + gap
+            + table(*self._total_table(lambda row: row.per_1000, 1)),
+            heading.format(f"By error type {at}") + gap + table(*self._type_table()),
+            f"Coverage: {100 * self.coverage['all']:.2f}% of all image-category cells are verified"
+            f" (rare {_percent(self.coverage['r'])}, common {_percent(self.coverage['c'])}, "
+            f"frequent {_percent(self.coverage['f'])}). Detections elsewhere are unverifiable and "
+            "are no false positives.",
+            heading.format("All detections by outcome") + gap + table(*self._outcome_table()),
+        ]
+        if self.confusions:
+            title = f"Most frequent confusions {at}"
+            parts.append(heading.format(title) + gap + table(*self._confusion_table(), left=2))
+        title = "Secondary views, not comparable between runs"
+        parts.append(
+            heading.format(title)
+            + gap
+            + "One score or one K per image means another recall in each run.\n\n"
+            + table(*self._secondary_table())
+        )
+        return "\n\n".join(parts)
+
+    def _total_table(
+        self, values: Callable[[GroupRow], Sequence[float]], decimals: int
+    ) -> tuple[list[str], list[list[str]]]:
+        header = ["group", "categories", *self.names]
+        header += [f"{name} - {self.names[0]}" for name in self.names[1:]]
+        rows = []
+        for row in self.groups:
+            found = [value if row.matched else None for value in values(row)]
+            rows.append(
+                [
+                    _GROUP_NAMES[row.group],
+                    f"{row.matched:,} of {row.categories:,}",
+                    *(number(value, decimals) for value in found),
+                    *(
+                        number(
+                            None if value is None or found[0] is None else value - found[0],
+                            decimals,
+                            signed=True,
+                        )
+                        for value in found[1:]
+                    ),
+                ]
+            )
+        return header, rows
+
+    def _type_table(self) -> tuple[list[str], list[list[str]]]:
+        header = ["type"]
+        for row in self.groups:
+            header += [f"{_GROUP_NAMES[row.group]}: {name}" for name in self.names]
+        rows = []
+        for column, error_type in enumerate(ERROR_TYPES):
+            counts = [run[column] for row in self.groups for run in row.by_type]
+            rows.append([error_type, *(number(count, 0) for count in counts)])
+        return header, rows
+
+    def _outcome_table(self) -> tuple[list[str], list[list[str]]]:
+        rows = [
+            [label, *(number(run.outcomes[outcome], 0) for run in self.runs)]
+            for outcome, label in _OUTCOME_NAMES.items()
+        ]
+        rows += [
+            [f"  {error_type}", *(number(run.error_types[error_type], 0) for run in self.runs)]
+            for error_type in ERROR_TYPES
+        ]
+        rows.append(["in the file", *(number(run.num_detections, 0) for run in self.runs)])
+        return ["outcome", *self.names], rows
+
+    def _confusion_table(self) -> tuple[list[str], list[list[str]]]:
+        rows = [
+            [
+                self.category_names[confusion.gt_category],
+                self.category_names[confusion.predicted],
+                *(number(count, 0) for count in confusion.counts),
+            ]
+            for confusion in self.confusions[:10]
+        ]
+        return ["object", "detected as", *self.names], rows
+
+    def _secondary_table(self) -> tuple[list[str], list[list[str]]]:
+        shown = {"FP": "false", "TP": "true", "UNVERIFIED": "unverifiable"}
+        header = ["view", *(f"{name}: {label}" for name in self.names for label in shown.values())]
+        rows = []
+        for view in self.secondary:
+            label = f"best {view.value:g} of each image" if view.rule == "top_k" else None
+            cells = [number(counts[key], 0) for counts in view.counts for key in shown]
+            rows.append([label or f"score >= {view.value:g}", *cells])
+        return header, rows
+
 
 @dataclass(frozen=True)
 class SceneObject:
@@ -182,3 +440,437 @@ class Scene:
     reason: str
     ground_truth: list[SceneObject]
     detections: list[list[SceneObject]]
+
+
+def analyse(gt: Annotations, runs: Sequence[Run], *, recall: float = 0.5) -> FalsePositiveAnalysis:
+    """Count the false positives of runs on the same ground truth, the baseline first.
+
+    Args:
+        gt: the annotations.
+        runs: matched with one IoU type.
+        recall: the matched recall, above 0 and up to 1. The default asks for half of a category's
+            instances: low enough that most categories reach it in both runs, the rare ones (a
+            few instances) too, and high enough to leave the handful of easiest ones behind.
+
+    Raises:
+        InputError: the recall is out of range.
+    """
+    if not 0 < recall <= 1:
+        raise InputError(f"recall is {recall:g}; it must be above 0 and at most 1")
+    frequency, num_gt = gt.frequency, runs[0].matches.num_gt[0]
+    members = {group: (frequency == group) | (group == "all") for group in GROUPS}
+    verified = verified_images(gt)
+    kept = [_kept(run.matches, [recall])[0] for run in runs]
+    matched = np.all([k >= 0 for k in kept], axis=0)
+    curve, curve_categories = _curves(runs, members, verified)
+    parts = []
+    for run, keep, points in zip(runs, kept, curve, strict=True):
+        parts.append(_run_part(run, keep, points))
+    return FalsePositiveAnalysis(
+        dataset={
+            "path": gt.path,
+            "sha256": gt.sha256,
+            "num_images": len(gt.image_ids),
+            "num_categories": len(gt.category_ids),
+            "exhaustive": gt.exhaustive,
+        },
+        iou_type=runs[0].matches.iou_type,
+        recall=recall,
+        category_ids=gt.category_ids,
+        category_names=gt.category_names,
+        frequency=frequency,
+        num_gt=num_gt,
+        verified_images=verified,
+        matched=matched,
+        coverage={
+            group: float(verified[chosen].sum() / max(1, len(gt.image_ids) * chosen.sum()))
+            for group, chosen in members.items()
+        },
+        runs=parts,
+        groups=[
+            _group_row(group, chosen & (num_gt > 0), matched, parts, verified)
+            for group, chosen in members.items()
+        ],
+        curve_recalls=CURVE_RECALLS,
+        curve_categories=curve_categories,
+        secondary=_secondary(runs, members),
+        confusions=_confusions(gt, runs, kept, matched),
+    )
+
+
+def verified_images(gt: Annotations) -> NDArray[np.int64]:
+    """Return (K,) the number of images in which each category is verified.
+
+    Verified means annotated there or listed in the image's ``neg_category_ids``; everything is
+    where annotation is exhaustive.
+    """
+    num_images, num_categories = len(gt.image_ids), len(gt.category_ids)
+    if gt.exhaustive:
+        return np.full(num_categories, num_images, np.int64)
+    image = np.concatenate([gt.ann_image, gt.neg[:, 0]]).astype(np.int64)
+    category = np.concatenate([gt.ann_category, gt.neg[:, 1]])
+    cells = np.unique(image * num_categories + category)
+    return np.bincount(cells % num_categories, minlength=num_categories)
+
+
+def _kept(matches: Matches, recalls: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return (recalls, K) how many best-scoring detections bring a category to a recall.
+
+    Detections that tie with the last needed are kept too. -1 where the recall is not reached.
+    """
+    offsets, num_gt = matches.category_offsets, matches.num_gt[0]
+    true = matches.flags[0, 0] == 1
+    kept = np.full((len(recalls), len(num_gt)), -1, np.int64)
+    # The small number keeps 0.1 * 10, a little over 1 in floating point, from asking for 2.
+    needed = np.ceil(np.multiply.outer(recalls, num_gt) - 1e-9).astype(np.int64).clip(1)
+    for k in np.flatnonzero(num_gt):
+        part = slice(offsets[k], offsets[k + 1])
+        falling = -matches.score[part]
+        last = np.searchsorted(np.cumsum(true[part]), needed[:, k])
+        reached = last < len(falling)
+        kept[reached, k] = np.searchsorted(falling, falling[last[reached]], side="right")
+    return kept
+
+
+def _run_part(
+    run: Run, kept: NDArray[np.int64], curve: dict[str, NDArray[np.float64]]
+) -> RunFalsePositives:
+    matches, detections = run.matches, run.detections
+    flags, offsets, num_gt = matches.flags[0, 0], matches.category_offsets, matches.num_gt[0]
+    num_categories = len(num_gt)
+    category, at_point = _at_point(matches, kept)
+    last = offsets[:-1] + kept - 1
+    threshold = np.full(num_categories, np.nan)
+    threshold[kept >= 0] = matches.score[last[kept >= 0]]
+    false = at_point & (flags == 0)
+    cells = category[false] * len(ERROR_TYPES) + _error_type(matches)[false]
+    by_type = np.bincount(cells, minlength=num_categories * len(ERROR_TYPES))
+    found = np.bincount(category[flags == 1], minlength=num_categories)
+    outcomes = np.bincount(matches.outcome, minlength=len(Outcome))
+    errors = np.bincount(matches.error_type, minlength=len(ErrorType))
+    return RunFalsePositives(
+        name=run.name,
+        path=detections.path,
+        sha256=detections.sha256,
+        num_detections=len(detections.score),
+        outcomes={outcome.name: int(outcomes[outcome]) for outcome in Outcome},
+        error_types={t.label: int(errors[t]) for t in ErrorType if t != ErrorType.NONE},
+        max_recall=np.where(num_gt > 0, found / np.maximum(num_gt, 1), np.nan),
+        threshold=threshold,
+        true_positives=np.bincount(category[at_point & (flags == 1)], minlength=num_categories),
+        false_positives=by_type.reshape(num_categories, len(ERROR_TYPES)),
+        curve=curve,
+    )
+
+
+def _at_point(
+    matches: Matches, kept: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return for the detections that count (V,) their category and whether they are kept."""
+    sizes = np.diff(matches.category_offsets)
+    category = np.repeat(np.arange(len(sizes)), sizes)
+    rank = np.arange(len(category)) - matches.category_offsets[category]
+    return category, rank < kept[category]
+
+
+def _error_type(matches: Matches) -> NDArray[np.int64]:
+    """Return (V,) column of ERROR_TYPES of the detections that count; -1 without an error."""
+    return matches.error_type[matches.rows].astype(np.int64) - ErrorType.LOC
+
+
+def _group_row(
+    group: str,
+    chosen: NDArray[np.bool_],
+    matched: NDArray[np.bool_],
+    runs: Sequence[RunFalsePositives],
+    verified: NDArray[np.int64],
+) -> GroupRow:
+    counted = chosen & matched
+    counts = [run.false_positives[counted] for run in runs]
+    totals = [c.sum(axis=1) for c in counts]
+    return GroupRow(
+        group=group,
+        categories=int(chosen.sum()),
+        matched=int(counted.sum()),
+        reached=[int((chosen & ~np.isnan(run.threshold)).sum()) for run in runs],
+        total=[int(total.sum()) for total in totals],
+        mean=[_mean(total) for total in totals],
+        per_1000=[_mean(1000 * total / verified[counted]) for total in totals],
+        by_type=[c.sum(axis=0).tolist() for c in counts],
+    )
+
+
+def _curves(
+    runs: Sequence[Run], members: dict[str, NDArray[np.bool_]], verified: NDArray[np.int64]
+) -> tuple[list[dict[str, NDArray[np.float64]]], dict[str, NDArray[np.int64]]]:
+    """Return each run's curve by group, and by group the number of categories at each recall."""
+    kept = [_kept(run.matches, CURVE_RECALLS) for run in runs]
+    reached = np.all([k >= 0 for k in kept], axis=0)
+    curves = []
+    for run, keep in zip(runs, kept, strict=True):
+        false = np.concatenate([[0], np.cumsum(run.matches.flags[0, 0] == 0)])
+        start = run.matches.category_offsets[:-1]
+        count = false[start + keep.clip(0)] - false[start]
+        rate = 1000 * count / np.maximum(verified, 1)
+        curves.append(
+            {
+                group: np.array(
+                    [_mean(row[r & chosen]) for row, r in zip(rate, reached, strict=True)]
+                )
+                for group, chosen in members.items()
+            }
+        )
+    return curves, {group: reached[:, chosen].sum(axis=1) for group, chosen in members.items()}
+
+
+def _secondary(runs: Sequence[Run], members: dict[str, NDArray[np.bool_]]) -> list[Secondary]:
+    ranks = [_rank_in_image(run.detections) for run in runs]
+    views = []
+    for rule, values in (("top_k", TOP_K), ("score", SCORES)):
+        for value in values:
+            counts, by_group = [], []
+            for run, rank in zip(runs, ranks, strict=True):
+                keep = rank < value if rule == "top_k" else run.detections.score >= value
+                outcome = np.bincount(run.matches.outcome[keep], minlength=len(Outcome))
+                false = run.detections.category[keep & (run.matches.outcome == Outcome.FP)]
+                counts.append(
+                    {
+                        o.name: int(outcome[o])
+                        for o in (Outcome.TP, Outcome.FP, Outcome.IGNORED, Outcome.UNVERIFIED)
+                    }
+                )
+                by_group.append(
+                    {group: int(chosen[false].sum()) for group, chosen in members.items()}
+                )
+            views.append(Secondary(rule, value, counts, by_group))
+    return views
+
+
+def _rank_in_image(detections: Detections) -> NDArray[np.int64]:
+    """Return (D,) how many detections of the same image score higher; file order breaks ties."""
+    order = np.lexsort((-detections.score, detections.image))
+    image = detections.image[order]
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order)) - np.searchsorted(image, image)
+    return rank
+
+
+def _confusions(
+    gt: Annotations,
+    runs: Sequence[Run],
+    kept: Sequence[NDArray[np.int64]],
+    matched: NDArray[np.bool_],
+) -> list[Confusion]:
+    num_categories = len(matched)
+    counts = np.zeros((len(runs), num_categories * num_categories), np.int64)
+    for i, (run, keep) in enumerate(zip(runs, kept, strict=True)):
+        matches = run.matches
+        predicted, at_point = _at_point(matches, keep)
+        confused = at_point & matched[predicted]
+        confused &= _error_type(matches) == ERROR_TYPES.index("Cls")
+        true = gt.ann_category[matches.gt_row[matches.rows[confused]]].astype(np.int64)
+        np.add.at(counts[i], true * num_categories + predicted[confused], 1)
+    total = counts.sum(axis=0)
+    pairs = np.flatnonzero(total)
+    pairs = pairs[np.argsort(-total[pairs], kind="stable")]
+    return [
+        Confusion(int(pair // num_categories), int(pair % num_categories), counts[:, pair].tolist())
+        for pair in pairs
+    ]
+
+
+def kinds(matches: Matches) -> NDArray[np.uint8]:
+    """Return (D,) what each detection is: an index into KINDS; 255 for what is never shown."""
+    table = np.full((len(Outcome), len(ErrorType)), _NOT_SHOWN, np.uint8)
+    table[Outcome.TP] = KINDS.index("TP")
+    table[Outcome.IGNORED] = KINDS.index("Ignored")
+    table[Outcome.UNVERIFIED] = KINDS.index("Unverifiable")
+    for error_type in ErrorType:
+        if error_type != ErrorType.NONE:
+            table[Outcome.FP, error_type] = KINDS.index(error_type.label)
+    return table[matches.outcome, matches.error_type]
+
+
+def shown(analysis: FalsePositiveAnalysis, runs: Sequence[Run]) -> list[NDArray[np.int64]]:
+    """Return of each run the rows of the detections at the matched recall, best score first.
+
+    These score at or above their category's threshold, in categories that every run brings to the
+    recall; unverifiable and ignored ones are among them.
+    """
+    rows = []
+    for run, part in zip(runs, analysis.runs, strict=True):
+        threshold = np.where(analysis.matched, part.threshold, np.inf)
+        detections = run.detections
+        keep = detections.score >= threshold[detections.category]
+        keep &= kinds(run.matches) != _NOT_SHOWN
+        found = np.flatnonzero(keep)
+        rows.append(found[np.argsort(-detections.score[found], kind="stable")])
+    return rows
+
+
+def choose_scenes(
+    analysis: FalsePositiveAnalysis,
+    gt: Annotations,
+    runs: Sequence[Run],
+    *,
+    num_images: int = 8,
+    categories: Sequence[int] | None = None,
+    error_types: Sequence[str] | None = None,
+    image_ids: Sequence[int] | None = None,
+) -> list[Scene]:
+    """Return the images with most false positives removed by the last run, and most added.
+
+    With one run, the images with most false positives. Everything is at the matched recall. The
+    filters decide what is counted, and ``categories`` what is shown too.
+
+    Args:
+        analysis, gt, runs: as given to and returned by `analyse`; ``gt`` with masks for segm.
+        num_images: of each of the two kinds at most; an image without a change is never chosen.
+        categories: rows; default all.
+        error_types: of ERROR_TYPES; default all.
+        image_ids: show these images, whatever they hold.
+
+    Raises:
+        InputError: an image id is not in the ground truth, or no run can show any of the
+            categories at this recall.
+    """
+    chosen = np.ones(len(analysis.matched), bool)
+    if categories is not None:
+        chosen = np.isin(np.arange(len(chosen)), categories)
+        _refuse_unmatched(analysis, chosen)
+    wanted = [KINDS.index(t) for t in (error_types or ERROR_TYPES)]
+    rows = [
+        r[chosen[run.detections.category[r]]]
+        for r, run in zip(shown(analysis, runs), runs, strict=True)
+    ]
+    counts = []
+    for run, r in zip(runs, rows, strict=True):
+        false = r[np.isin(kinds(run.matches)[r], wanted)]
+        counts.append(np.bincount(run.detections.image[false], minlength=len(gt.image_ids)))
+    reasons: dict[int, str] = {}
+    if image_ids is not None:
+        missing = sorted(set(image_ids) - set(gt.image_ids.tolist()))
+        if missing:
+            raise InputError(f"{gt.path}: no image has id {missing[0]}; give an id from this file")
+        rows_of_ids = np.searchsorted(gt.image_ids, image_ids)
+        reasons = {int(i): _reason([int(c[i]) for c in counts]) for i in rows_of_ids}
+    else:
+        change = counts[-1] - counts[0] if len(counts) > 1 else counts[0]
+        order = np.argsort(change, kind="stable")
+        removed = [i for i in order[:num_images] if change[i] < 0]
+        added = [i for i in order[::-1][:num_images] if change[i] > 0]
+        reasons = {int(i): _reason([int(c[i]) for c in counts]) for i in (*removed, *added)}
+    return [_scene(gt, runs, rows, image, reason) for image, reason in reasons.items()]
+
+
+def _refuse_unmatched(analysis: FalsePositiveAnalysis, chosen: NDArray[np.bool_]) -> None:
+    if (analysis.matched & chosen).any():
+        return
+    best = [
+        f"{run.name} {np.nanmax(run.max_recall[chosen], initial=0.0):.2f}" for run in analysis.runs
+    ]
+    raise InputError(
+        f"no chosen category is brought to recall {analysis.recall:g} by "
+        f"{_who_reaches(analysis.names)} (highest: {', '.join(best)}); "
+        "choose others or a lower --recall"
+    )
+
+
+def _reason(counts: Sequence[int]) -> str:
+    if len(counts) == 1:
+        return f"{counts[0]} false positives"
+    change = counts[-1] - counts[0]
+    if change == 0:
+        return f"{counts[0]} false positives in both"
+    plural = "s" if abs(change) > 1 else ""
+    return f"{abs(change)} false positive{plural} {'added' if change > 0 else 'removed'}"
+
+
+def _scene(
+    gt: Annotations,
+    runs: Sequence[Run],
+    rows: Sequence[NDArray[np.int64]],
+    image: int,
+    reason: str,
+) -> Scene:
+    height, width = gt.image_sizes[image]
+    return Scene(
+        image=image,
+        image_id=int(gt.image_ids[image]),
+        file_name=gt.file_names[image],
+        height=int(height),
+        width=int(width),
+        reason=reason,
+        ground_truth=[
+            SceneObject(
+                bbox=tuple(gt.bbox[g].tolist()),
+                segmentation=None if gt.segmentation is None else gt.rle(int(g)),
+                category=int(gt.ann_category[g]),
+                name=gt.category_names[gt.ann_category[g]],
+                kind="Ground truth",
+                score=None,
+                index=int(g),
+            )
+            for g in np.flatnonzero(gt.ann_image == image)
+        ],
+        detections=[
+            [
+                _detection_object(gt, run, int(d), KINDS[kinds(run.matches)[d]])
+                for d in r[run.detections.image[r] == image]
+            ]
+            for run, r in zip(runs, rows, strict=True)
+        ],
+    )
+
+
+def _detection_object(gt: Annotations, run: Run, row: int, kind: str) -> SceneObject:
+    detections = run.detections
+    rle = detections.rle[row] if detections.rle is not None else None
+    bbox = detections.bbox[row].tolist() if detections.bbox is not None else _rle_box(rle)
+    category = int(detections.category[row])
+    return SceneObject(
+        bbox=tuple(bbox),
+        segmentation=rle,
+        category=category,
+        name=gt.category_names[category],
+        kind=kind,
+        score=float(detections.score[row]),
+        index=row,
+    )
+
+
+def _rle_box(rle: dict | None) -> list[float]:
+    from pycocotools import mask
+
+    return mask.toBbox(rle).tolist()
+
+
+def _who_reaches(names: Sequence[str]) -> str:
+    return {1: names[0], 2: "each of both runs"}.get(len(names), "every run")
+
+
+def _by_type(counts: Sequence[int] | NDArray[np.int64]) -> dict[str, int]:
+    return dict(zip(ERROR_TYPES, (int(count) for count in counts), strict=True))
+
+
+def _mean(values: NDArray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}%"
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return nested values with numpy's turned into Python's and NaN into None."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and math.isnan(value) else value
