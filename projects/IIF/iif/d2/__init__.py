@@ -1,0 +1,13 @@
+"""IIF for Detectron2: importing it registers ``IIFROIHeads``; see docs/training.md."""
+
+from iif.d2.config import add_iif_config
+from iif.d2.datasets import register_custom_datasets
+from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
+from iif.d2.roi_heads import IIFROIHeads
+
+__all__ = [
+    "IIFFastRCNNOutputLayers",
+    "IIFROIHeads",
+    "add_iif_config",
+    "register_custom_datasets",
+]

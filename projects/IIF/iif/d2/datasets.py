@@ -1,0 +1,305 @@
+"""Data sets named in the configuration: registered with Detectron2 and checked before training."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pycocotools.mask
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.structures import BoxMode
+
+from iif.files import InputError, read_json
+
+logger = logging.getLogger(__name__)
+
+
+class Category(msgspec.Struct, gc=False):
+    """A category of an annotation file."""
+
+    id: int
+    name: str
+
+
+class Image(msgspec.Struct, gc=False):
+    """An image of an annotation file; the lists of category ids are LVIS's alone."""
+
+    id: int
+    height: int
+    width: int
+    file_name: str | None = None
+    coco_url: str | None = None
+    neg_category_ids: list[int] | None = None
+    not_exhaustive_category_ids: list[int] | None = None
+
+    def paths(self, image_root: str) -> list[str]:
+        """Return where the image may lie: by its file name, by the end of its URL as in LVIS."""
+        relative = [] if self.file_name is None else [self.file_name]
+        if self.coco_url is not None:
+            relative.append(os.path.join(*self.coco_url.split("/")[-2:]))
+        return [os.path.join(image_root, path) for path in relative]
+
+
+class _Skipped(msgspec.Struct, gc=False):
+    """An annotation none of whose fields is wanted."""
+
+
+class Header(msgspec.Struct):
+    """An annotation file without the content of its annotations; those of test sets have none."""
+
+    images: list[Image]
+    categories: list[Category]
+    annotations: list[_Skipped] | None = None
+
+    @property
+    def annotated(self) -> bool:
+        """Whether there is anything to evaluate with."""
+        return bool(self.annotations)
+
+    @property
+    def federated(self) -> bool:
+        """Whether the file is in LVIS's format: it says which categories were verified where."""
+        return any(image.neg_category_ids is not None for image in self.images)
+
+
+class Annotation(msgspec.Struct):
+    """An annotated instance."""
+
+    id: int
+    image_id: int
+    category_id: int
+    bbox: list[float]
+    segmentation: list[list[float]] | dict[str, Any] | None = None
+    iscrowd: int = 0
+
+
+class AnnotationFile(Header):
+    """An annotation file."""
+
+    annotations: list[Annotation]  # type: ignore[assignment]
+
+
+_WHAT = "an LVIS- or COCO-format annotation file"
+
+
+def read_header(path: str) -> Header:
+    """Return the images and categories (ascending by id) of an annotation file.
+
+    Raises:
+        InputError: the file cannot be read, or has no images or no categories.
+    """
+    return _checked(path, read_json(path, Header, what=_WHAT))
+
+
+def _checked(path: str, header: Header) -> Header:
+    for key in ("images", "categories"):
+        if not getattr(header, key):
+            raise InputError(f"{path}: {key} is empty; expected {_WHAT}")
+    header.categories.sort(key=lambda category: category.id)
+    return header
+
+
+def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str, Any]]:
+    """Load an LVIS- or COCO-format file as Detectron2's standard data set dicts.
+
+    Category ids may be any; they are mapped to 0 to K - 1 in ascending order. The classes' names
+    and the mapping are put into the metadata of data set ``name``. The image-level
+    ``neg_category_ids`` and ``not_exhaustive_category_ids`` keep the ids of the file, as in
+    Detectron2's own LVIS loader.
+
+    Raises:
+        InputError: the file cannot be read or contradicts itself.
+    """
+    content = read_json(json_file, AnnotationFile, what=_WHAT)
+    _checked(json_file, content)
+    set_classes(MetadataCatalog.get(name), content.categories, json_file)
+    to_contiguous = {category.id: i for i, category in enumerate(content.categories)}
+    records = {
+        image.id: _record(image, image_root, json_file, federated=content.federated)
+        for image in sorted(content.images, key=lambda image: image.id)
+    }
+    without_mask = 0
+    for annotation in content.annotations:
+        if annotation.image_id not in records or annotation.category_id not in to_contiguous:
+            raise InputError(
+                f"{json_file}: annotation {annotation.id} is of image {annotation.image_id} and "
+                f"category {annotation.category_id}, which are not both in the file"
+            )
+        instance = _instance(annotation, to_contiguous[annotation.category_id], json_file)
+        if instance is None:
+            without_mask += 1
+        else:
+            records[annotation.image_id]["annotations"].append(instance)
+    if without_mask:
+        logger.warning(
+            "%s: left out %d annotations whose polygons have fewer than 3 points",
+            json_file,
+            without_mask,
+        )
+    return list(records.values())
+
+
+def _record(image: Image, image_root: str, json_file: str, *, federated: bool) -> dict[str, Any]:
+    paths = image.paths(image_root)
+    if not paths:
+        raise InputError(f"{json_file}: image {image.id} has neither file_name nor coco_url")
+    record: dict[str, Any] = {
+        "file_name": paths[0],
+        "height": image.height,
+        "width": image.width,
+        "image_id": image.id,
+        "annotations": [],
+    }
+    if federated:
+        record["neg_category_ids"] = image.neg_category_ids or []
+        record["not_exhaustive_category_ids"] = image.not_exhaustive_category_ids or []
+    return record
+
+
+def _instance(annotation: Annotation, category: int, json_file: str) -> dict[str, Any] | None:
+    """Return Detectron2's dict of an annotation, None when no polygon of it is valid."""
+    if len(annotation.bbox) != 4:
+        raise InputError(
+            f"{json_file}: the bbox of annotation {annotation.id} is {annotation.bbox}; "
+            "it must be [x, y, width, height]"
+        )
+    instance: dict[str, Any] = {
+        "bbox": annotation.bbox,
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": category,
+        "iscrowd": annotation.iscrowd,
+    }
+    segmentation = annotation.segmentation
+    if isinstance(segmentation, dict):
+        if isinstance(segmentation.get("counts"), list):
+            segmentation = pycocotools.mask.frPyObjects(segmentation, *segmentation["size"])
+        instance["segmentation"] = segmentation
+    elif segmentation:
+        polygons = [p for p in segmentation if len(p) % 2 == 0 and len(p) >= 6]
+        if not polygons:
+            return None
+        instance["segmentation"] = polygons
+    return instance
+
+
+def set_classes(metadata: Metadata, categories: Sequence[Category], source: str) -> None:
+    """Put class names and the mapping of category ids into a data set's metadata.
+
+    Raises:
+        InputError: the metadata already has other classes, for example those that a model was
+            trained on.
+    """
+    names = [category.name for category in categories]
+    ids = {category.id: i for i, category in enumerate(categories)}
+    known = metadata.get("thing_classes")
+    if known is not None and (
+        list(known) != names or metadata.get("thing_dataset_id_to_contiguous_id", ids) != ids
+    ):
+        raise InputError(
+            f"{source}: its categories are not those that data set {metadata.name!r} is known to "
+            f"have ({_first_difference(known, names)})"
+        )
+    metadata.set(thing_classes=names, thing_dataset_id_to_contiguous_id=ids)
+
+
+def _first_difference(known: Sequence[str], names: Sequence[str]) -> str:
+    if len(known) != len(names):
+        return f"{len(names)} categories instead of {len(known)}"
+    for i, (old, new) in enumerate(zip(known, names, strict=True)):
+        if old != new:
+            return f"category {i + 1} is {new!r} instead of {old!r}"
+    return "the same names under other ids"
+
+
+def register_custom_datasets(cfg: CfgNode) -> None:
+    """Register the data sets of ``DATASETS.CUSTOM`` with Detectron2; again does no harm.
+
+    Where ``cfg`` holds class frequencies (that of a trained model) their names become the data
+    sets' class names, so that detections can be drawn without the annotation file.
+
+    Raises:
+        InputError: an entry is malformed, or its name is taken.
+    """
+    for entry in cfg.DATASETS.CUSTOM:
+        if len(entry) != 3 or not all(isinstance(part, str) and part for part in entry):
+            raise InputError(
+                f"DATASETS.CUSTOM: {entry!r} is not [name, annotation file, image folder]"
+            )
+        name = entry[0]
+        json_file, image_root = (os.path.expandvars(os.path.expanduser(p)) for p in entry[1:])
+        if name in DatasetCatalog:
+            if not MetadataCatalog.get(name).get("custom", False):
+                raise InputError(
+                    f"DATASETS.CUSTOM: a data set {name!r} exists already; take another name"
+                )
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        DatasetCatalog.register(
+            name, lambda j=json_file, r=image_root, n=name: load_instances(j, r, n)
+        )
+        metadata = MetadataCatalog.get(name)
+        metadata.set(json_file=json_file, image_root=image_root, custom=True)
+        trained = cfg.MODEL.IIF.FREQUENCY
+        if len(trained.NAMES):
+            categories = [Category(*c) for c in zip(trained.IDS, trained.NAMES, strict=True)]
+            set_classes(metadata, categories, "MODEL.IIF.FREQUENCY")
+
+
+def check_name(name: str, key: str) -> None:
+    """Raise InputError, with the nearest names, for a data set that is not registered."""
+    if name not in DatasetCatalog:
+        near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
+        hint = f"did you mean {' or '.join(map(repr, near))}? Otherwise name" if near else "name"
+        raise InputError(
+            f"{key}: there is no data set {name!r}; {hint} its files in DATASETS.CUSTOM"
+        )
+
+
+def check_dataset(name: str, key: str, num_classes: int) -> None:
+    """Check that a data set can be read and has ``num_classes`` classes.
+
+    Data sets that were registered from Python without an annotation file are taken as they are.
+
+    Args:
+        name: of the data set.
+        key: the configuration key that names it, for messages.
+        num_classes: MODEL.ROI_HEADS.NUM_CLASSES.
+
+    Raises:
+        InputError: the data set is unknown, its annotation file or images are missing, or it has
+            another number of classes.
+    """
+    check_name(name, key)
+    metadata = MetadataCatalog.get(name)
+    if metadata.get("json_file") is None:
+        return
+    custom = metadata.get("custom", False)
+    remedy = (
+        "correct its entry in DATASETS.CUSTOM"
+        if custom
+        else "set the environment variable DETECTRON2_DATASETS to the folder that holds "
+        "Detectron2's data sets"
+    )
+    path = metadata.json_file
+    if not os.path.isfile(path):
+        raise InputError(f"data set {name!r} ({key}): no annotation file {path}; {remedy}")
+    header = read_header(path)
+    if len(header.categories) != num_classes:
+        raise InputError(
+            f"MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}, but data set {name!r} ({path}) has "
+            f"{len(header.categories)} categories: set MODEL.ROI_HEADS.NUM_CLASSES "
+            f"{len(header.categories)}"
+        )
+    if custom:
+        set_classes(metadata, header.categories, path)
+    candidates = header.images[0].paths(metadata.image_root)
+    if not any(os.path.isfile(candidate) for candidate in candidates):
+        shown = candidates[0] if candidates else f"image {header.images[0].id} (no file_name)"
+        raise InputError(
+            f"data set {name!r} ({key}): the first image of {path} is missing: {shown}; {remedy}"
+        )
