@@ -427,7 +427,7 @@ class Scene:
 
     Attributes:
         image: row; image_id, file_name, height, width of the image.
-        reason: why it was chosen ("3 false positives removed").
+        false_positives: (runs,) number counted in this image when it was chosen.
         ground_truth: all annotations.
         detections: (runs,) those at or above their category's threshold, best score first.
     """
@@ -437,9 +437,25 @@ class Scene:
     file_name: str
     height: int
     width: int
-    reason: str
+    false_positives: list[int]
     ground_truth: list[SceneObject]
     detections: list[list[SceneObject]]
+
+    @property
+    def change(self) -> int:
+        """False positives of the last run minus those of the first; of one run, their number."""
+        first, *later = self.false_positives
+        return later[-1] - first if later else first
+
+    @property
+    def reason(self) -> str:
+        """What is to be seen ("3 false positives removed")."""
+        count = f"{abs(self.change)} false positive{'' if abs(self.change) == 1 else 's'}"
+        if len(self.false_positives) == 1:
+            return count
+        if self.change == 0:
+            return f"{self.false_positives[0]} false positives in both"
+        return f"{count} {'added' if self.change > 0 else 'removed'}"
 
 
 def analyse(gt: Annotations, runs: Sequence[Run], *, recall: float = 0.5) -> FalsePositiveAnalysis:
@@ -747,20 +763,17 @@ def choose_scenes(
     for run, r in zip(runs, rows, strict=True):
         false = r[np.isin(kinds(run.matches)[r], wanted)]
         counts.append(np.bincount(run.detections.image[false], minlength=len(gt.image_ids)))
-    reasons: dict[int, str] = {}
     if image_ids is not None:
-        missing = sorted(set(image_ids) - set(gt.image_ids.tolist()))
-        if missing:
-            raise InputError(f"{gt.path}: no image has id {missing[0]}; give an id from this file")
-        rows_of_ids = np.searchsorted(gt.image_ids, image_ids)
-        reasons = {int(i): _reason([int(c[i]) for c in counts]) for i in rows_of_ids}
+        images = gt.image_row(image_ids).tolist()
+        if -1 in images:
+            unknown = image_ids[images.index(-1)]
+            raise InputError(f"{gt.path}: no image has id {unknown}; give an id from this file")
     else:
         change = counts[-1] - counts[0] if len(counts) > 1 else counts[0]
-        order = np.argsort(change, kind="stable")
-        removed = [i for i in order[:num_images] if change[i] < 0]
-        added = [i for i in order[::-1][:num_images] if change[i] > 0]
-        reasons = {int(i): _reason([int(c[i]) for c in counts]) for i in (*removed, *added)}
-    return [_scene(gt, runs, rows, image, reason) for image, reason in reasons.items()]
+        order = np.argsort(change, kind="stable").tolist()
+        images = [i for i in order[:num_images] if change[i] < 0]
+        images += [i for i in order[::-1][:num_images] if change[i] > 0]
+    return [_scene(gt, runs, rows, i, [int(count[i]) for count in counts]) for i in images]
 
 
 def _refuse_unmatched(analysis: FalsePositiveAnalysis, chosen: NDArray[np.bool_]) -> None:
@@ -776,22 +789,12 @@ def _refuse_unmatched(analysis: FalsePositiveAnalysis, chosen: NDArray[np.bool_]
     )
 
 
-def _reason(counts: Sequence[int]) -> str:
-    if len(counts) == 1:
-        return f"{counts[0]} false positives"
-    change = counts[-1] - counts[0]
-    if change == 0:
-        return f"{counts[0]} false positives in both"
-    plural = "s" if abs(change) > 1 else ""
-    return f"{abs(change)} false positive{plural} {'added' if change > 0 else 'removed'}"
-
-
 def _scene(
     gt: Annotations,
     runs: Sequence[Run],
     rows: Sequence[NDArray[np.int64]],
     image: int,
-    reason: str,
+    false_positives: list[int],
 ) -> Scene:
     height, width = gt.image_sizes[image]
     return Scene(
@@ -800,7 +803,7 @@ def _scene(
         file_name=gt.file_names[image],
         height=int(height),
         width=int(width),
-        reason=reason,
+        false_positives=false_positives,
         ground_truth=[
             SceneObject(
                 bbox=tuple(gt.bbox[g].tolist()),
