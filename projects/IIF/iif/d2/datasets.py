@@ -191,8 +191,7 @@ def set_classes(metadata: Metadata, categories: Sequence[Category], source: str)
     """Put class names and the mapping of category ids into a data set's metadata.
 
     Raises:
-        InputError: the metadata already has other classes, for example those that a model was
-            trained on.
+        InputError: the metadata already has other classes: those that a model is trained on.
     """
     names = [category.name for category in categories]
     ids = {category.id: i for i, category in enumerate(categories)}
@@ -201,8 +200,8 @@ def set_classes(metadata: Metadata, categories: Sequence[Category], source: str)
         list(known) != names or metadata.get("thing_dataset_id_to_contiguous_id", ids) != ids
     ):
         raise InputError(
-            f"{source}: its categories are not those that data set {metadata.name!r} is known to "
-            f"have ({_first_difference(known, names)})"
+            f"{source}: its categories are not those of the training set "
+            f"({_first_difference(known, names)})"
         )
     metadata.set(thing_classes=names, thing_dataset_id_to_contiguous_id=ids)
 
@@ -250,14 +249,35 @@ def register_custom_datasets(cfg: CfgNode) -> None:
             set_classes(metadata, categories, "MODEL.IIF.FREQUENCY")
 
 
-def check_name(name: str, key: str) -> None:
-    """Raise InputError, with the nearest names, for a data set that is not registered."""
+def annotation_file(name: str, key: str) -> str | None:
+    """Return the annotation file of a data set, None for one registered from Python without one.
+
+    Args:
+        name: of the data set.
+        key: the configuration key that names it, for messages.
+
+    Raises:
+        InputError: there is no such data set (the nearest names are given), or no such file.
+    """
     if name not in DatasetCatalog:
         near = difflib.get_close_matches(name, DatasetCatalog.list(), n=3)
         hint = f"did you mean {' or '.join(map(repr, near))}? Otherwise name" if near else "name"
         raise InputError(
             f"{key}: there is no data set {name!r}; {hint} its files in DATASETS.CUSTOM"
         )
+    metadata = MetadataCatalog.get(name)
+    path = metadata.get("json_file")
+    if path is not None and not os.path.isfile(path):
+        raise InputError(f"{key}: data set {name!r}: no such file {path}; {_remedy(metadata)}")
+    return path
+
+
+def _remedy(metadata: Metadata) -> str:
+    if metadata.get("custom", False):
+        return "correct its entry in DATASETS.CUSTOM"
+    return (
+        "set the environment variable DETECTRON2_DATASETS to the folder of Detectron2's data sets"
+    )
 
 
 def check_dataset(name: str, key: str, num_classes: int) -> None:
@@ -272,22 +292,12 @@ def check_dataset(name: str, key: str, num_classes: int) -> None:
 
     Raises:
         InputError: the data set is unknown, its annotation file or images are missing, or it has
-            another number of classes.
+            other classes.
     """
-    check_name(name, key)
-    metadata = MetadataCatalog.get(name)
-    if metadata.get("json_file") is None:
+    path = annotation_file(name, key)
+    if path is None:
         return
-    custom = metadata.get("custom", False)
-    remedy = (
-        "correct its entry in DATASETS.CUSTOM"
-        if custom
-        else "set the environment variable DETECTRON2_DATASETS to the folder that holds "
-        "Detectron2's data sets"
-    )
-    path = metadata.json_file
-    if not os.path.isfile(path):
-        raise InputError(f"data set {name!r} ({key}): no annotation file {path}; {remedy}")
+    metadata = MetadataCatalog.get(name)
     header = read_header(path)
     if len(header.categories) != num_classes:
         raise InputError(
@@ -295,11 +305,13 @@ def check_dataset(name: str, key: str, num_classes: int) -> None:
             f"{len(header.categories)} categories: set MODEL.ROI_HEADS.NUM_CLASSES "
             f"{len(header.categories)}"
         )
-    if custom:
+    if metadata.get("custom", False):
         set_classes(metadata, header.categories, path)
     candidates = header.images[0].paths(metadata.image_root)
+    if not candidates:
+        raise InputError(f"{path}: image {header.images[0].id} has neither file_name nor coco_url")
     if not any(os.path.isfile(candidate) for candidate in candidates):
-        shown = candidates[0] if candidates else f"image {header.images[0].id} (no file_name)"
         raise InputError(
-            f"data set {name!r} ({key}): the first image of {path} is missing: {shown}; {remedy}"
+            f"{key}: data set {name!r}: the first image of {path} is not there: {candidates[0]}; "
+            f"{_remedy(metadata)}"
         )

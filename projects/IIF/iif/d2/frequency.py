@@ -7,10 +7,10 @@ from functools import reduce
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import Tensor
 
-from iif.d2.datasets import check_name, register_custom_datasets
+from iif.d2.datasets import annotation_file, register_custom_datasets
 from iif.files import InputError
 from iif.frequency import ClassFrequency
 from iif.weights import VARIANTS, iif_weights
@@ -114,14 +114,11 @@ def _count(cfg: CfgNode) -> ClassFrequency:
 
 
 def _count_dataset(name: str) -> ClassFrequency:
-    check_name(name, "DATASETS.TRAIN")
-    metadata = MetadataCatalog.get(name)
-    path = metadata.get("json_file")
-    if path is not None and os.path.isfile(path):
-        return ClassFrequency.from_json(path)
-    if metadata.get("class_image_count"):
+    metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
+    if metadata and metadata.get("class_image_count") and not os.path.isfile(metadata.json_file):
         # Counts by image alone, but they need no file.
         return ClassFrequency.from_metadata(metadata)
+    path = annotation_file(name, "DATASETS.TRAIN")
     if path is None:
         raise InputError(
             f"data set {name!r} names no annotation file to count (json_file of its metadata): "

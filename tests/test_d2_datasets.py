@@ -1,0 +1,276 @@
+"""Data sets named in the configuration, against Detectron2's own loaders."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+
+detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_train_loader,
+)
+from detectron2.data.datasets import load_coco_json
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from helpers_d2 import tiny_cfg
+from iif import InputError
+from iif.d2 import register_custom_datasets
+from iif.d2.datasets import check_dataset, load_instances
+
+
+def polygon(x, y, w, h):
+    return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
+def coco_content(num_images=3, category_ids=(7, 2, 90)):
+    """Return a COCO-format file with unordered ids, a crowd, and polygons that are no polygons."""
+    annotations = []
+    for image in range(num_images):
+        for k, category in enumerate(category_ids[: image + 1]):
+            box = [4 + 5 * k, 3 + 4 * k, 20.5, 18]
+            annotations.append(
+                {
+                    "id": 10 * image + k,
+                    "image_id": 100 - image,
+                    "category_id": category,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                    "segmentation": [polygon(*box), [1, 2, 3, 4]],
+                }
+            )
+    annotations[-1]["segmentation"] = [[1, 2, 3, 4]]
+    annotations[0].update(iscrowd=1, segmentation={"size": [64, 48], "counts": [100, 900, 2072]})
+    return {
+        "images": [
+            {"id": 100 - i, "file_name": f"{i}.png", "height": 64, "width": 48}
+            for i in range(num_images)
+        ],
+        "categories": [{"id": i, "name": f"class {i}"} for i in category_ids],
+        "annotations": annotations,
+    }
+
+
+def lvis_content():
+    content = coco_content(category_ids=(1, 2, 3))
+    content["annotations"][0].update(
+        iscrowd=0, segmentation=[polygon(*content["annotations"][0]["bbox"])]
+    )
+    for image in content["images"]:
+        image["coco_url"] = f"http://images.example/val2017/{image.pop('file_name')}"
+        image["neg_category_ids"] = [2]
+        image["not_exhaustive_category_ids"] = [3]
+    for category in content["categories"]:
+        category["frequency"] = "r"
+    return content
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_dataset(content, name="ann.json"):
+        for image in content["images"]:
+            relative = image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:])
+            path = tmp_path / "images" / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (image["width"], image["height"])).save(path)
+        (tmp_path / name).write_text(json.dumps(content))
+        return str(tmp_path / name), str(tmp_path / "images")
+
+    yield write_dataset
+    for name in DatasetCatalog.list():
+        if name.startswith("custom_"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+def registered(*entries, **kwargs):
+    cfg = tiny_cfg("DATASETS.CUSTOM", repr([list(e) for e in entries]), **kwargs)
+    register_custom_datasets(cfg)
+    return cfg
+
+
+def test_coco_format_loads_as_with_detectron2s_loader(write):
+    json_file, root = write(coco_content())
+    ours = load_instances(json_file, root, "custom_ours")
+    reference = load_coco_json(json_file, root, "custom_reference")
+    assert ours == reference
+    assert len(ours) == 3
+    for key in ("thing_classes", "thing_dataset_id_to_contiguous_id"):
+        expected = getattr(MetadataCatalog.get("custom_reference"), key)
+        assert getattr(MetadataCatalog.get("custom_ours"), key) == expected
+    MetadataCatalog.remove("custom_ours")
+    MetadataCatalog.remove("custom_reference")
+
+
+@given(
+    st.lists(st.integers(1, 10_000), min_size=1, max_size=6, unique=True),
+    st.lists(st.integers(0, 10_000), min_size=1, max_size=6, unique=True),
+    st.data(),
+)
+def test_any_ids_load_as_with_detectron2s_loader(categories, images, data):
+    pairs = data.draw(st.lists(st.tuples(st.sampled_from(images), st.sampled_from(categories))))
+    content = {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 9, "width": 8} for i in images],
+        "categories": [{"id": c, "name": str(c)} for c in categories],
+        "annotations": [
+            {
+                "id": n,
+                "image_id": image,
+                "category_id": category,
+                "bbox": [1, 1, 5, 5],
+                "iscrowd": 0,
+                "segmentation": [polygon(1, 1, 5, 5)],
+            }
+            for n, (image, category) in enumerate(pairs)
+        ],
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ann.json")
+        path.write_text(json.dumps(content))
+        ours = load_instances(str(path), folder, "custom_ours")
+        assert ours == load_coco_json(str(path), folder, "custom_reference")
+    MetadataCatalog.remove("custom_ours")
+    MetadataCatalog.remove("custom_reference")
+
+
+def test_lvis_format_is_told_by_its_content(write, monkeypatch):
+    json_file, root = write(lvis_content())
+    monkeypatch.setenv("WHERE", root)
+    registered(("custom_lvis", json_file, "$WHERE"), frequency=None)
+    check_dataset("custom_lvis", "DATASETS.TEST", 3)
+    records = DatasetCatalog.get("custom_lvis")
+    assert [r["image_id"] for r in records] == [98, 99, 100]
+    assert records[0]["file_name"] == f"{root}/val2017/2.png"
+    assert records[0]["neg_category_ids"] == [2]
+    assert records[0]["not_exhaustive_category_ids"] == [3]
+    assert [a["category_id"] for a in records[0]["annotations"]] == [0, 1]
+
+
+def test_a_registered_data_set_feeds_training_with_repeat_factors(write):
+    json_file, root = write(lvis_content())
+    cfg = registered(("custom_train", json_file, root), frequency=None)
+    dicts = DatasetCatalog.get("custom_train")
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, 0.9)
+    # Class 1 is in all 3 images, class 2 in two of them and class 3 in none (no valid polygon).
+    assert factors.tolist() == pytest.approx([(0.9 * 3 / 2) ** 0.5, (0.9 * 3 / 2) ** 0.5, 1.0])
+    loader = build_detection_train_loader(
+        dicts, mapper=DatasetMapper(cfg, is_train=True), total_batch_size=2
+    )
+    batch = next(iter(loader))
+    assert len(batch) == 2
+    assert all(len(image["instances"]) > 0 for image in batch)
+
+
+def test_a_name_can_be_registered_again_with_other_files(write):
+    first = write(coco_content(num_images=3), "first.json")
+    second = write(coco_content(num_images=2), "second.json")
+    registered(("custom_set", *first), frequency=None)
+    assert len(DatasetCatalog.get("custom_set")) == 3
+    registered(("custom_set", *second), frequency=None)
+    assert len(DatasetCatalog.get("custom_set")) == 2
+
+
+def test_class_names_come_from_the_model_where_the_file_is_not_there():
+    registered(("custom_absent", "/nowhere/ann.json", "/nowhere"))
+    metadata = MetadataCatalog.get("custom_absent")
+    assert metadata.thing_classes == ["a", "b", "c", "d", "e"]
+    assert metadata.thing_dataset_id_to_contiguous_id == {1: 0, 2: 1, 3: 2, 4: 3, 5: 4}
+    DatasetCatalog.remove("custom_absent")
+    MetadataCatalog.remove("custom_absent")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (("coco_2017_val", "a.json", "images"), "'coco_2017_val' exists already"),
+        (("custom_x", "a.json"), r"is not \[name, annotation file, image folder\]"),
+        (("custom_x", "a.json", 3), r"is not \[name, annotation file, image folder\]"),
+        (("custom_x", "", "images"), r"is not \[name, annotation file, image folder\]"),
+    ],
+)
+def test_a_malformed_entry_is_refused(entry, message):
+    with pytest.raises(InputError, match=message):
+        registered(entry)
+
+
+def faulty(write, tmp_path, fault):
+    """Register custom_set with a fault; return the message to expect."""
+    content = coco_content()
+    json_file, root = write(content)
+    if fault == "images":
+        (tmp_path / "images" / "0.png").unlink()
+        message = r"the first image of .*ann.json is not there: .*0.png; correct its entry"
+    elif fault == "folder":
+        root = "/nowhere"
+        message = "is not there: /nowhere/0.png"
+    elif fault == "file":
+        json_file = "/nowhere/ann.json"
+        message = r"DATASETS.TEST: data set 'custom_set': no such file /nowhere/ann.json; correct"
+    elif fault == "cut":
+        with open(json_file, "r+") as f:
+            f.truncate(200)
+        message = "ann.json: not valid JSON"
+    elif fault == "empty":
+        json_file, _ = write({**content, "images": []})
+        message = "ann.json: images is empty"
+    elif fault == "no name":
+        del content["images"][0]["file_name"]
+        with open(json_file, "w") as f:
+            json.dump(content, f)
+        message = "image 100 has neither file_name nor coco_url"
+    registered(("custom_set", json_file, root), frequency=None)
+    return message
+
+
+@pytest.mark.parametrize("fault", ["images", "folder", "file", "cut", "empty", "no name"])
+def test_a_fault_of_the_files_is_named(write, tmp_path, fault):
+    message = faulty(write, tmp_path, fault)
+    with pytest.raises(InputError, match=message):
+        check_dataset("custom_set", "DATASETS.TEST", 3)
+
+
+def test_the_number_of_classes_and_their_names_are_checked(write):
+    entry = ("custom_set", *write(coco_content()))
+    registered(entry, frequency=None)
+    with pytest.raises(InputError, match=r"NUM_CLASSES is 5.*has 3 categories.*NUM_CLASSES 3"):
+        check_dataset("custom_set", "DATASETS.TRAIN", 5)
+    content = coco_content(category_ids=(1, 2, 3, 4, 5))
+    registered(("custom_set", *write(content)))
+    with pytest.raises(InputError, match=r"category 1 is 'class 1' instead of 'a'"):
+        check_dataset("custom_set", "DATASETS.TEST", 5)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(InputError, match=r"no data set 'lvis_v1_vall'; did you mean 'lvis_v1_val'"):
+        check_dataset("lvis_v1_vall", "DATASETS.TEST", 3)
+
+
+def test_a_missing_built_in_file_names_the_environment_variable():
+    with pytest.raises(InputError, match=r"no such file .*lvis_v1_val.json.*DETECTRON2_DATASETS"):
+        check_dataset("lvis_v1_val", "DATASETS.TEST", 1203)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 5}, "annotation 0 is of image 5 and category 7"),
+        ({"category_id": 5}, "annotation 0 is of image 100 and category 5"),
+        ({"bbox": [1, 2, 3]}, r"bbox of annotation 0 is \[1.0, 2.0, 3.0\]"),
+    ],
+)
+def test_a_contradiction_within_the_file_is_named(write, change, message):
+    content = coco_content()
+    content["annotations"][0].update(change)
+    json_file, root = write(content)
+    with pytest.raises(InputError, match=message):
+        load_instances(json_file, root, "custom_set")
