@@ -1,0 +1,133 @@
+"""The page's first words: what changed, by how much, and whether that may be chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from iif.evaluation.compare import Comparison, Interval, MetricRow
+from iif.evaluation.false_positives import FalsePositiveAnalysis, GroupRow
+
+IOU_NAMES = {"segm": "mask", "bbox": "box"}
+
+
+def fixed(value: float | None, decimals: int = 1) -> str:
+    """Return a number for the page; "-" when it is undefined (None or NaN)."""
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")
+
+
+def signed(value: float | None, decimals: int = 1) -> str:
+    """Return a difference for the page: as `fixed`, with a plus sign when it is positive."""
+    text = fixed(value, decimals)
+    return f"+{text}" if value is not None and round(value, decimals) > 0 else text
+
+
+def bounds(interval: Interval | None, decimals: int = 1) -> str:
+    """Return "[low, high]" of the interval of a difference; "" without one."""
+    if interval is None:
+        return ""
+    return f"[{signed(interval.low, decimals)}, {signed(interval.high, decimals)}]"
+
+
+def percent_change(before: float, after: float) -> float | None:
+    """Return by how many percent ``after`` differs from ``before``; None when undefined."""
+    if math.isnan(before) or math.isnan(after) or before == 0:
+        return None
+    return 100 * (after - before) / before
+
+
+def is_difference(interval: Interval | None) -> bool:
+    """Return whether an interval of a difference excludes zero."""
+    return interval is not None and (interval.low > 0 or interval.high < 0)
+
+
+def find_metric(rows: Sequence[MetricRow], iou_type: str, metric: str) -> MetricRow | None:
+    """Return the row of a metric, if it is there."""
+    return next((r for r in rows if r.iou_type == iou_type and r.metric == metric), None)
+
+
+def verdicts(
+    comparison: Comparison | None, analysis: FalsePositiveAnalysis | None
+) -> list[str]:
+    """Return one sentence per later run, or one for a single run.
+
+    Args:
+        comparison: metrics, or None when the page has none.
+        analysis: false positives of the same runs, or None.
+    """
+    if comparison is not None:
+        names = [run.name for run in comparison.runs]
+    elif analysis is not None:
+        names = [run.name for run in analysis.runs]
+    else:
+        raise ValueError("a verdict needs a comparison or an analysis of false positives")
+    positions = range(1, len(names)) if len(names) > 1 else (0,)
+    sentences = []
+    for run in positions:
+        parts = [
+            *([_metrics(comparison, run)] if comparison is not None else []),
+            *([_false_positives(analysis, run)] if analysis is not None else []),
+        ]
+        sentences.append(f"{names[run]} {'; '.join(parts)}.")
+    return sentences
+
+
+def _metrics(comparison: Comparison, run: int) -> str:
+    iou_type = "segm" if "segm" in comparison.iou_types else comparison.iou_types[0]
+    found = [find_metric(comparison.metrics, iou_type, name) for name in ("APr", "AP")]
+    rows = [row for row in found if row is not None and row.values[run] is not None]
+    kind = IOU_NAMES[iou_type]
+    if not rows:
+        return f"has no {kind} AP that is defined"
+    if run == 0:
+        reached = [f"{kind} {row.metric} {fixed(row.values[0])}" for row in rows]
+        return f"reaches {' and '.join(reached)}"
+    parts = [_metric_change(row, run, kind) for row in rows]
+    return f"changes {' and '.join(parts)} against {comparison.runs[0].name}"
+
+
+def _metric_change(row: MetricRow, run: int, kind: str) -> str:
+    difference = row.differences[run - 1]
+    interval = row.difference_intervals[run - 1]
+    if difference is None:
+        return f"{kind} {row.metric} from undefined to {fixed(row.values[run])}"
+    text = f"{kind} {row.metric} by {signed(difference)}"
+    if interval is None:
+        return text
+    noise = "" if is_difference(interval) else " (no difference shown)"
+    return f"{text} {bounds(interval)}{noise}"
+
+
+def _false_positives(analysis: FalsePositiveAnalysis, run: int) -> str:
+    row = analysis.groups[0]
+    if row.matched == 0:
+        who = "it" if len(analysis.runs) == 1 else "every run"
+        return f"there is no category that {who} brings to {analysis.recall:.0%} recall"
+    if run == 0:
+        return (
+            f"at {analysis.recall:.0%} recall it makes {fixed(row.per_1000[0])} false positives "
+            f"per 1,000 verified images (mean of {row.matched:,} categories)"
+        )
+    return f"at matched recall ({analysis.recall:.0%}) it makes {_count_change(row, run)}"
+
+
+def _count_change(row: GroupRow, run: int) -> str:
+    before, after = row.total[0], row.total[run]
+    if before == after:
+        return f"as many false positives ({before:,})"
+    change = percent_change(before, after)
+    if change is None:
+        return f"{after:,} false positives where there were none"
+    direction = "fewer" if after < before else "more"
+    text = f"{_percent(abs(change))} {direction} false positives"
+    rate = percent_change(row.per_1000[0], row.per_1000[run])
+    # The sum leans to the frequent categories; say so where the mean over categories disagrees.
+    if rate is not None and rate * change < 0:
+        text += f" in sum, but {_percent(abs(rate))} {'more' if rate > 0 else 'fewer'} per category"
+    return text
+
+
+def _percent(value: float) -> str:
+    return f"{value:,.0f}%" if value >= 1 else "under 1%"

@@ -1,0 +1,295 @@
+"""Comparisons, false-positive analyses and crops made up for the tests of the report."""
+
+from __future__ import annotations
+
+import numpy as np
+from pycocotools import mask as mask_util
+
+from iif.evaluation.compare import (
+    METRICS,
+    CategoryRow,
+    Comparison,
+    DatasetInfo,
+    Interval,
+    MetricRow,
+    RunInfo,
+)
+from iif.evaluation.false_positives import (
+    ERROR_TYPES,
+    GROUPS,
+    Confusion,
+    FalsePositiveAnalysis,
+    GroupRow,
+    RunFalsePositives,
+    Scene,
+    SceneObject,
+    Secondary,
+)
+from iif.report.crops import Crop, cut_crop
+
+SHA256 = "3f" * 32
+NASTY = "<script>alert('x')</script> & \"quotes\""
+
+
+def category_names(count: int) -> list[str]:
+    words = ("aerosol can", "mug", "cup", "bird feeder", "tow truck", "gravestone", "ironing board")
+    names = [f"{words[i % len(words)]} {i}" for i in range(count)]
+    names[0] = NASTY
+    return names
+
+
+def frequencies(count: int) -> np.ndarray:
+    # LVIS v1: 337 rare, 461 common, 405 frequent of 1,203.
+    return np.array(["r", "c", "f"])[np.arange(count) % 3]
+
+
+def make_comparison(
+    runs: tuple[str, ...] = ("baseline", "IIF"),
+    *,
+    iou_types: tuple[str, ...] = ("bbox", "segm"),
+    num_categories: int = 60,
+    shift: float = 6.0,
+    spread: float = 3.0,
+    replicates: int = 1000,
+) -> Comparison:
+    """Later runs are better by ``shift``, with intervals of half-width ``spread``."""
+    rng = np.random.default_rng(0)
+    metrics = []
+    for iou_type in iou_types:
+        for i, metric in enumerate(METRICS):
+            base = 15.0 + i
+            undefined = metric == "APs"
+            values = [None if undefined else base + shift * r for r in range(len(runs))]
+            spreads = spread * (1 + i / 10)
+            metrics.append(
+                MetricRow(
+                    iou_type,
+                    metric,
+                    values,
+                    [None if v is None else Interval(v - 2, v + 2) for v in values],
+                    [None if undefined else shift * r for r in range(1, len(runs))],
+                    [
+                        None
+                        if undefined or not replicates
+                        else Interval(shift * r - spreads, shift * r + spreads)
+                        for r in range(1, len(runs))
+                    ],
+                )
+            )
+    groups = frequencies(num_categories)
+    names = category_names(num_categories)
+    categories = []
+    for k in range(num_categories):
+        low, high = {"r": (1, 10), "c": (11, 100), "f": (101, 20000)}[str(groups[k])]
+        ap: dict[str, list[float | None]] = {}
+        difference: dict[str, list[float | None]] = {}
+        for iou_type in iou_types:
+            values = rng.uniform(0, 80, len(runs)).tolist()
+            ap[iou_type] = [None] * len(runs) if k % 17 == 3 else values
+            difference[iou_type] = [None if k % 17 == 3 else v - values[0] for v in values[1:]]
+        categories.append(
+            CategoryRow(
+                id=k + 1,
+                name=names[k],
+                frequency=str(groups[k]),
+                image_count=int(np.exp(rng.uniform(np.log(low), np.log(high)))),
+                num_gt=0 if k % 17 == 3 else int(rng.integers(1, 500)),
+                ap=ap,
+                difference=difference,
+            )
+        )
+    settings = {"score_threshold": 1e-4, "nms_threshold": 0.5, "detections_per_image": 300.0}
+    return Comparison(
+        runs=[
+            RunInfo(name, f"output/{name}/eval_summary.json", f"output/{name}/results.json",
+                    SHA256, 5_942_700, settings)
+            for name in runs
+        ],
+        dataset=DatasetInfo("lvis_v1_val", "lvis_v1_val.json", SHA256, 19809, num_categories, False),
+        iou_types=list(iou_types),
+        metrics=metrics,
+        categories=categories,
+        notes=[],
+        replicates=replicates,
+        seed=0,
+    )  # fmt: skip
+
+
+def make_analysis(
+    runs: tuple[str, ...] = ("baseline", "IIF"),
+    *,
+    iou_type: str = "segm",
+    num_categories: int = 60,
+    factor: float = 0.7,
+) -> FalsePositiveAnalysis:
+    """Each later run makes ``factor`` times the false positives of the one before."""
+    rng = np.random.default_rng(1)
+    groups = frequencies(num_categories)
+    num_gt = np.where(np.arange(num_categories) % 17 == 3, 0, rng.integers(1, 500, num_categories))
+    matched = (num_gt > 0) & (rng.random(num_categories) < 0.7)
+    verified = rng.integers(50, 2000, num_categories)
+    base = rng.integers(0, 40, (num_categories, len(ERROR_TYPES)))
+    counts = [np.round(base * factor**r).astype(np.int64) for r in range(len(runs))]
+    members = {g: (groups == g) | (g == "all") for g in GROUPS}
+    recalls = np.arange(1, 20) / 20
+    parts = []
+    for position, name in enumerate(runs):
+        curve = {}
+        for i, group in enumerate(GROUPS):
+            values = 2.0 * factor**position * np.exp(6 * recalls) * (1 + i)
+            values[0] = 0.0
+            values[recalls > 0.85] = np.nan
+            curve[group] = values
+        parts.append(
+            RunFalsePositives(
+                name=name,
+                path=f"output/{name}/results.json",
+                sha256=SHA256,
+                num_detections=5_942_700,
+                outcomes={"CAPPED": 10, "DEGENERATE": 2, "UNVERIFIED": 5_000_000, "TP": 120_000,
+                          "IGNORED": 40_000, "FP": 782_688},
+                error_types=dict.fromkeys(ERROR_TYPES, 7),
+                max_recall=np.where(num_gt > 0, 0.6, np.nan),
+                threshold=np.where(matched, 0.3, np.nan),
+                true_positives=np.where(matched, (num_gt + 1) // 2, 0),
+                false_positives=counts[position],
+                curve=curve,
+            )
+        )  # fmt: skip
+    rows = []
+    for group, chosen in members.items():
+        at = chosen & matched
+        totals = [c[at].sum(1) for c in counts]
+        rows.append(
+            GroupRow(
+                group=group,
+                categories=int((chosen & (num_gt > 0)).sum()),
+                matched=int(at.sum()),
+                reached=[int(at.sum())] * len(runs),
+                total=[int(t.sum()) for t in totals],
+                mean=[float(t.mean()) if at.any() else np.nan for t in totals],
+                per_1000=[
+                    float((1000 * t / verified[at]).mean()) if at.any() else np.nan for t in totals
+                ],
+                by_type=[c[at].sum(0).tolist() for c in counts],
+            )
+        )
+    outcome = {"TP": 1000, "FP": 5000, "IGNORED": 300, "UNVERIFIED": 90000}
+    return FalsePositiveAnalysis(
+        dataset={
+            "path": "lvis_v1_val.json",
+            "sha256": SHA256,
+            "num_images": 19809,
+            "num_categories": num_categories,
+            "exhaustive": False,
+        },
+        iou_type=iou_type,
+        recall=0.5,
+        category_ids=np.arange(1, num_categories + 1),
+        category_names=category_names(num_categories),
+        frequency=groups,
+        num_gt=num_gt,
+        verified_images=verified,
+        matched=matched,
+        coverage={"all": 0.0123, "r": 0.002, "c": 0.0065, "f": 0.031},
+        runs=parts,
+        groups=rows,
+        curve_recalls=recalls,
+        curve_categories={
+            g: np.linspace(members[g].sum(), 5, len(recalls)).astype(np.int64) for g in GROUPS
+        },
+        secondary=[
+            Secondary(rule, value, [outcome] * len(runs), [dict.fromkeys(GROUPS, 5)] * len(runs))
+            for rule, value in (("top_k", 10), ("top_k", 300), ("score", 0.05), ("score", 0.5))
+        ],
+        confusions=[
+            Confusion(k, (k + 1) % num_categories, [40 - k + 3 * r for r in range(len(runs))])
+            for k in range(min(30, num_categories))
+        ],
+    )
+
+
+def make_image(seed: int, height: int = 480, width: int = 640) -> np.ndarray:
+    """An image with about the detail of a photograph: smooth shapes and fine noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    image = np.zeros((height, width, 3))
+    for _ in range(12):
+        angle, period = rng.uniform(0, 7), rng.uniform(8, 200)
+        wave = np.sin((np.cos(angle) * x + np.sin(angle) * y) / period + rng.uniform(0, 7))
+        image += wave[..., None] * rng.uniform(-30, 30, 3)
+    return (image + 128 + rng.normal(0, 9, image.shape)).clip(0, 255).astype(np.uint8)
+
+
+def blob(rng: np.random.Generator, box: tuple[float, ...], height: int, width: int) -> dict:
+    """A wavy mask that fills a box, as RLE."""
+    x, y, w, h = (round(v) for v in box)
+    rows, columns = np.mgrid[:h, :w]
+    dx, dy = 2 * columns / w - 1, 2 * rows / h - 1
+    angle = np.arctan2(dy, dx)
+    edge = 0.85 + 0.1 * np.sin(5 * angle + rng.uniform(0, 7)) + 0.05 * np.sin(17 * angle)
+    mask = np.zeros((height, width), np.uint8, order="F")
+    mask[y : y + h, x : x + w] = np.hypot(dx, dy) < edge
+    return mask_util.encode(mask)
+
+
+def make_scene(
+    seed: int,
+    names: list[str],
+    *,
+    num_runs: int = 2,
+    objects: int = 8,
+    masks: bool = True,
+    height: int = 480,
+    width: int = 640,
+) -> Scene:
+    rng = np.random.default_rng(seed)
+    kinds = ("Loc", "Cls", "TP", "Unverifiable", "Dupe", "Bkg", "Both", "Ignored")
+
+    def thing(i: int, kind: str, score: float | None) -> SceneObject:
+        category = int(rng.integers(len(names)))
+        w, h = rng.uniform(30, 220, 2)
+        box = (rng.uniform(0, width - w), rng.uniform(0, height - h), w, h)
+        rle = blob(rng, box, height, width) if masks else None
+        return SceneObject(box, rle, category, names[category], kind, score, i)
+
+    detections = []
+    for _ in range(num_runs):
+        offset = int(rng.integers(len(kinds)))
+        detections.append(
+            [
+                thing(i, kinds[(i + offset) % len(kinds)], float(rng.uniform(0.05, 1)))
+                for i in range(objects)
+            ]
+        )
+    return Scene(
+        image=seed,
+        image_id=1000 + seed,
+        file_name=f"val2017/{1000 + seed:012d}.jpg",
+        height=height,
+        width=width,
+        false_positives=[3] * num_runs,
+        ground_truth=[thing(i, "Ground truth", None) for i in range(objects // 2)],
+        detections=detections,
+    )
+
+
+def make_crops(count: int, *, num_categories: int = 60, num_runs: int = 2, **scene: int) -> list[Crop]:
+    names, groups = category_names(num_categories), frequencies(num_categories)
+    crops = []
+    for i in range(count):
+        made = make_scene(i, names, num_runs=num_runs, **scene)
+        run = i % num_runs
+        subject = next(o for o in made.detections[run] if o.kind in ERROR_TYPES)
+        change = ("removed", "added")[run] if num_runs > 1 else ""
+        crops.append(
+            cut_crop(
+                made,
+                run,
+                subject,
+                make_image(i, made.height, made.width),
+                group=str(groups[subject.category]),
+                change=change if i % 5 or num_runs == 1 else "kept",
+            )
+        )
+    return crops
