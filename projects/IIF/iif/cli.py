@@ -9,8 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from iif.files import InputError
+
+if TYPE_CHECKING:
+    from iif.report.pictures import Drawer
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,9 +26,147 @@ def build_parser() -> argparse.ArgumentParser:
         description="Inverse Image Frequency for long-tailed instance segmentation.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in ():
+    for add in (_add_compare, _add_false_positives):
         add(commands)
     return parser
+
+
+def _add_compare(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="hold evaluated runs beside a baseline",
+        description="Hold evaluated runs beside a baseline: metrics, differences with intervals "
+        "from a paired bootstrap over images, categories that gained and lost most.",
+    )
+    parser.add_argument("baseline", help="eval_summary.json, or an output folder that has one")
+    parser.add_argument("runs", nargs="+", metavar="run", help="the same of one or more runs")
+    parser.add_argument("--names", nargs="+", help="of all runs, the baseline first")
+    parser.add_argument("--output", metavar="DIR", help="write tables and plots there")
+    parser.add_argument(
+        "--bootstrap", type=_count, default=1000, metavar="N", help="replicates (default 1000)"
+    )
+    parser.add_argument("--seed", type=_count, default=0, help="of the bootstrap (default 0)")
+    parser.set_defaults(run=_run_compare)
+
+
+def _run_compare(args: argparse.Namespace) -> None:
+    from iif.evaluation.compare import compare
+
+    comparison = compare(
+        [args.baseline, *args.runs], names=args.names, bootstrap=args.bootstrap, seed=args.seed
+    )
+    print(comparison.to_text())
+    if args.output:
+        from iif.report.comparison_plots import save_comparison
+
+        save_comparison(comparison, args.output)
+        print(f"\nTables and plots: {args.output}")
+
+
+def _add_false_positives(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "false-positives",
+        help="count and draw false positives at matched recall",
+        description="Count false positives where the annotation can prove them, at matched recall "
+        "per category, and draw images with most of them removed and added.",
+    )
+    parser.add_argument("--gt", required=True, help="LVIS-format annotation file")
+    parser.add_argument("--results", required=True, help="result file of the run")
+    parser.add_argument("--baseline", help="result file of the baseline")
+    parser.add_argument("--names", nargs="+", help="of all runs, the baseline first")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where tables and PNGs go")
+    parser.add_argument("--images", metavar="DIR", help="image folder; without it no pictures")
+    parser.add_argument(
+        "--recall", type=float, default=0.5, help="recall to match, per category (default 0.5)"
+    )
+    parser.add_argument(
+        "--iou-type", choices=("bbox", "segm"), help="default: segm where all files have masks"
+    )
+    parser.add_argument(
+        "--exhaustive", action="store_true", help="COCO-format: all categories verified everywhere"
+    )
+    parser.add_argument("--train-json", help="training annotations, to count frequency groups")
+    pictures = parser.add_argument_group("pictures")
+    pictures.add_argument(
+        "--num-images",
+        type=_count,
+        default=8,
+        metavar="N",
+        help="with most false positives removed, and as many with most added (default 8)",
+    )
+    pictures.add_argument(
+        "--category", action="append", default=[], help="only this category (name or id); repeat"
+    )
+    pictures.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        choices=("r", "c", "f"),
+        help="only categories of this frequency group; repeat",
+    )
+    pictures.add_argument(
+        "--type",
+        action="append",
+        choices=("Loc", "Cls", "Dupe", "Bkg", "Both"),
+        help="choose images by this error type; repeat",
+    )
+    pictures.add_argument(
+        "--image-id", action="append", type=int, help="draw this image; repeat for more"
+    )
+    parser.set_defaults(run=_run_false_positives)
+
+
+def _run_false_positives(args: argparse.Namespace) -> None:
+    from iif.data.annotations import load_annotations
+    from iif.evaluation import false_positives as fp
+    from iif.frequency import ClassFrequency
+    from iif.report import pictures
+
+    paths = [args.baseline, args.results] if args.baseline else [args.results]
+    names = args.names or ["baseline", "IIF"][-len(paths) :]
+    if len(set(names)) != len(paths):
+        raise InputError(f"--names: {len(paths)} different names are needed, one for each run")
+    fp.check_recall(args.recall)
+    frequency = ClassFrequency.from_json(args.train_json) if args.train_json else None
+    gt = load_annotations(args.gt, exhaustive=args.exhaustive, masks=True, frequency=frequency)
+    categories = fp.find_categories(gt, args.category, args.group)
+    fp.check_image_ids(gt, args.image_id or [])
+    if args.images:
+        images, draw_panel = pictures.find_images(gt, args.images), _panel_drawer()
+
+    runs = fp.load_runs(gt, dict(zip(names, paths, strict=True)), iou_type=args.iou_type)
+    analysis = fp.analyse(gt, runs, recall=args.recall)
+    scenes = fp.choose_scenes(
+        analysis,
+        gt,
+        runs,
+        num_images=args.num_images,
+        categories=categories,
+        error_types=args.type,
+        image_ids=args.image_id,
+    )
+    analysis.save(args.output)
+    print(analysis.to_text())
+    print(f"\nTables: {args.output}")
+    if args.images:
+        folder = Path(args.output, "visualizer")
+        kind = {"bbox": "box", "segm": "mask"}[analysis.iou_type]
+        subtitle = f"At recall {args.recall:g} of each category, {kind} IoU 0.5"
+        pictures.save_pictures(scenes, names, images, folder, draw_panel, subtitle=subtitle)
+        print(f"Pictures: {folder} ({len(scenes)})")
+
+
+def _panel_drawer() -> Drawer:
+    """Return Detectron2's drawer where it is installed, else torchvision's."""
+    if find_spec("detectron2") is not None:
+        from iif.d2.visualizer import draw_panel
+    elif find_spec("torchvision") is not None:
+        from iif.tv.drawing import draw_panel
+    else:
+        raise InputError(
+            "pictures need Detectron2 or torchvision; install one, or leave --images out"
+        )
+    return draw_panel
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,6 +177,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"iif {args.command}: error: {error}", file=sys.stderr)
         return 2
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError
+    return number
 
 
 if __name__ == "__main__":

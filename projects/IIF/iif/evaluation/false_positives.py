@@ -7,6 +7,7 @@ comparison is made per category at matched recall; docs/evaluation.md has the de
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -19,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
-from iif.data.results import Detections
-from iif.evaluation.matching import ErrorType, Matches, Outcome
+from iif.data.results import Detections, IouType, available_iou_types, load_results
+from iif.evaluation.matching import ErrorType, Matches, Outcome, match
 from iif.evaluation.tables import csv_text, markdown_table, number, text_table
 from iif.files import InputError, atomic_write, versions
 
@@ -471,8 +472,7 @@ def analyse(gt: Annotations, runs: Sequence[Run], *, recall: float = 0.5) -> Fal
     Raises:
         InputError: the recall is out of range.
     """
-    if not 0 < recall <= 1:
-        raise InputError(f"recall is {recall:g}; it must be above 0 and at most 1")
+    check_recall(recall)
     frequency, num_gt = gt.frequency, runs[0].matches.num_gt[0]
     members = {group: (frequency == group) | (group == "all") for group in GROUPS}
     verified = verified_images(gt)
@@ -512,6 +512,70 @@ def analyse(gt: Annotations, runs: Sequence[Run], *, recall: float = 0.5) -> Fal
         secondary=_secondary(runs, members),
         confusions=_confusions(gt, runs, kept, matched),
     )
+
+
+def load_runs(
+    gt: Annotations,
+    results: dict[str, str | os.PathLike[str]],
+    *,
+    iou_type: IouType | None = None,
+    progress: bool = True,
+) -> list[Run]:
+    """Read and match result files, the baseline's first.
+
+    Args:
+        gt: the annotations, with masks for "segm".
+        results: name of each run -> its result file.
+        iou_type: default "segm" where every file has masks, else "bbox".
+        progress: show progress bars.
+
+    Raises:
+        InputError: a result file is malformed or lacks what the IoU type needs.
+    """
+    if iou_type is None:
+        available = [available_iou_types(path) for path in results.values()]
+        iou_type = "segm" if all("segm" in types for types in available) else "bbox"
+    runs = []
+    for name, path in results.items():
+        detections = load_results(path, gt, iou_type=iou_type, progress=progress)
+        runs.append(Run(name, detections, match(gt, detections, iou_type, progress=progress)))
+    return runs
+
+
+def find_categories(
+    gt: Annotations, wanted: Sequence[str] = (), groups: Sequence[str] = ()
+) -> list[int] | None:
+    """Return the rows of categories given by name or id, and of groups; None when none is given.
+
+    Raises:
+        InputError: no category has that name or id.
+    """
+    if not wanted and not groups:
+        return None
+    rows = set(np.flatnonzero(np.isin(gt.frequency, list(groups))).tolist())
+    by_name = {name: row for row, name in enumerate(gt.category_names)}
+    by_id = {str(category): row for row, category in enumerate(gt.category_ids)}
+    for key in wanted:
+        row = by_name.get(key, by_id.get(key))
+        if row is None:
+            close = difflib.get_close_matches(key, by_name, n=3)
+            hint = f"did you mean {', '.join(close)}?" if close else "give one of its categories"
+            raise InputError(f"{gt.path}: no category has the name or id {key!r}; {hint}")
+        rows.add(row)
+    return sorted(rows)
+
+
+def check_recall(recall: float) -> None:
+    """Raise InputError unless 0 < recall <= 1."""
+    if not 0 < recall <= 1:
+        raise InputError(f"recall is {recall:g}; it must be above 0 and at most 1")
+
+
+def check_image_ids(gt: Annotations, image_ids: Sequence[int]) -> None:
+    """Raise InputError when an image id is not in the annotations."""
+    for image_id, row in zip(image_ids, gt.image_row(image_ids), strict=True):
+        if row < 0:
+            raise InputError(f"{gt.path}: no image has id {image_id}; give an id from this file")
 
 
 def verified_images(gt: Annotations) -> NDArray[np.int64]:
@@ -764,10 +828,8 @@ def choose_scenes(
         false = r[np.isin(kinds(run.matches)[r], wanted)]
         counts.append(np.bincount(run.detections.image[false], minlength=len(gt.image_ids)))
     if image_ids is not None:
+        check_image_ids(gt, image_ids)
         images = gt.image_row(image_ids).tolist()
-        if -1 in images:
-            unknown = image_ids[images.index(-1)]
-            raise InputError(f"{gt.path}: no image has id {unknown}; give an id from this file")
     else:
         change = counts[-1] - counts[0] if len(counts) > 1 else counts[0]
         order = np.argsort(change, kind="stable").tolist()
