@@ -67,3 +67,29 @@ class IIFLogits(nn.Module):
     def extra_repr(self) -> str:
         """Return the number of classes and the background's place, for ``print(model)``."""
         return f"num_classes={len(self.weight) - 1}, background={self.background!r}"
+
+
+class PostHocIIFLogits(IIFLogits):
+    """IIF for logits that were trained without it: z'_c = w_c (z_c - z_background).
+
+    Softmax does not change when a number is added to all logits of a region, so plain training
+    leaves that number free; a multiplication makes it matter. Relative to the background, whose
+    adjusted logit is 0, the logits are determined, and log p_c / p_background is what is weighted.
+
+    The weights are no part of the checkpoint, which stays that of a plain model.
+    """
+
+    def __init__(
+        self,
+        weights: torch.Tensor,
+        *,
+        background: Literal["first", "last"] = "last",
+    ) -> None:
+        """Store the weights; arguments and errors are those of :class:`IIFLogits`."""
+        super().__init__(weights, background=background)
+        self.register_buffer("weight", self.weight, persistent=False)
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the adjusted logits (R, K + 1) in the dtype of ``logits``, out of place."""
+        background = logits[..., :1] if self.background == "first" else logits[..., -1:]
+        return super().forward(logits - background)

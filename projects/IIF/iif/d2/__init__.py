@@ -1,11 +1,12 @@
-"""IIF for Detectron2: importing it registers ``IIFROIHeads``; see docs/training.md."""
+"""IIF for Detectron2: importing it registers its ROI heads; see docs/training.md."""
 
 from iif.d2.config import add_iif_config
 from iif.d2.datasets import register_custom_datasets
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
-from iif.d2.roi_heads import IIFROIHeads
+from iif.d2.roi_heads import IIFCascadeROIHeads, IIFROIHeads
 
 __all__ = [
+    "IIFCascadeROIHeads",
     "IIFFastRCNNOutputLayers",
     "IIFROIHeads",
     "add_iif_config",

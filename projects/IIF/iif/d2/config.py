@@ -30,6 +30,30 @@ def add_iif_config(cfg: CN) -> None:
     # and "normit" of a class in more than half of the images): "error", or "clamp" to raise it to
     # the smallest positive weight of another class.
     cfg.MODEL.IIF.NONPOSITIVE = "error"
+    # The weights w are used as w ** STRENGTH: 1 is IIF, 0 the plain baseline.
+    cfg.MODEL.IIF.STRENGTH = 1.0
+    # When the logits are adjusted: "train_and_test", or "test" to train and load a plain model and
+    # adjust its logits, relative to the background's, at inference alone (post-hoc).
+    cfg.MODEL.IIF.APPLY = "train_and_test"
+
+    # The classifier, with IIF or without it: "linear", or "cosine" for
+    # COSINE_TEMPERATURE * cos(feature, weight) + bias.
+    cfg.MODEL.IIF.CLASSIFIER = "linear"
+    # The authors use 8 with IIF and 20 without it.
+    cfg.MODEL.IIF.COSINE_TEMPERATURE = 8.0
+    # How the classifier starts: "normal" as in Detectron2 (weights from N(0, 0.01^2), bias 0), or
+    # "constant" as the authors' IIF models with a linear classifier (all weights 0.001, bias 0).
+    cfg.MODEL.IIF.CLASSIFIER_INIT = "normal"
+    # The temperature of the normalised mask predictor, which
+    # MODEL.ROI_MASK_HEAD.NAME "CosineMaskHead" switches on.
+    cfg.MODEL.IIF.MASK_TEMPERATURE = 20.0
+    # Train the classifier alone and leave all else as it was loaded (decoupled training).
+    cfg.MODEL.IIF.TRAIN_CLASSIFIER_ONLY = False
+
+    # Run NMS on the best-scored boxes only, as many as decide the detections; bit-equal to
+    # Detectron2's inference and faster the more classes there are. False calls Detectron2's.
+    cfg.MODEL.IIF.FAST_INFERENCE = True
+
     # An LVIS- or COCO-format annotation file to count; "" counts the data sets of DATASETS.TRAIN.
     cfg.MODEL.IIF.FREQUENCY_FILE = ""
 

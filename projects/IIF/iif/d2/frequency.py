@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import reduce
 
@@ -74,6 +75,12 @@ def weights_from_config(cfg: CfgNode) -> Tensor | None:
             f"MODEL.IIF.VARIANT is {options.VARIANT!r}; it must be one of none, "
             f"{', '.join(VARIANTS)}"
         )
+    if not 0 <= options.STRENGTH < math.inf:
+        raise InputError(
+            f"MODEL.IIF.STRENGTH is {options.STRENGTH}; it must be 0 (the baseline) or more"
+        )
+    if options.STRENGTH == 0:
+        return None
     refuse_sigmoid(cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE or cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS)
     frequency = frequency_from_config(cfg)
     if len(frequency) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
@@ -82,13 +89,14 @@ def weights_from_config(cfg: CfgNode) -> Tensor | None:
             f"{frequency.source} counts {len(frequency)} classes: set "
             f"MODEL.ROI_HEADS.NUM_CLASSES {len(frequency)}"
         )
-    return iif_weights(
+    weights = iif_weights(
         frequency,
         options.VARIANT,
         options.COUNT_BY,
         zero_count=options.ZERO_COUNT,
         nonpositive=options.NONPOSITIVE,
     )
+    return weights**options.STRENGTH
 
 
 def refuse_sigmoid(use_sigmoid: bool) -> None:

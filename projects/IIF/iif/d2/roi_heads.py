@@ -1,4 +1,4 @@
-"""Detectron2's ROI heads with the IIF box predictor; nothing else differs."""
+"""Detectron2's ROI heads with the IIF box predictor."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.structures import Instances
+from torch import Tensor
 
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
+from iif.d2.inference import fast_rcnn_inference
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -27,5 +31,78 @@ class IIFROIHeads(StandardROIHeads):
         # ones: the mask head, built next, then starts as in the stock model too.
         with torch.random.fork_rng(devices=[]):
             predictor = IIFFastRCNNOutputLayers(cfg, heads["box_head"].output_shape)
-        predictor.load_state_dict(heads["box_predictor"].state_dict())
+        predictor.start_from(heads["box_predictor"])
         return {**heads, "box_predictor": predictor}
+
+
+class IntermediateOutputLayers(IIFFastRCNNOutputLayers):
+    """The predictor of a cascade's stage before the last, which hands on one box per region."""
+
+    def predict_boxes(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> tuple[Tensor, ...]:
+        """Return the boxes of each image, (Ri, 4): those of the best-scored foreground class."""
+        scores, deltas = predictions
+        if deltas.shape[1] > 4:
+            best = scores[:, :-1].argmax(dim=1)
+            deltas = deltas.view(len(deltas), -1, 4)[torch.arange(len(deltas)), best]
+        return super().predict_boxes((scores, deltas), proposals)
+
+
+@ROI_HEADS_REGISTRY.register()
+class IIFCascadeROIHeads(CascadeROIHeads):
+    """:class:`CascadeROIHeads` with an IIF box predictor in each stage.
+
+    Beyond Detectron2's heads it allows class-specific box regression, where a stage hands the box
+    of each region's best-scored foreground class on to the next.
+    """
+
+    @classmethod
+    def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        agnostic = cfg.clone()
+        agnostic.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True  # Detectron2 asserts it
+        heads = super()._init_box_head(agnostic, input_shape)
+        last = len(heads["box_predictors"]) - 1
+        predictors = []
+        with torch.random.fork_rng(devices=[]):  # as in IIFROIHeads
+            for stage, stock in enumerate(heads["box_predictors"]):
+                layers = IIFFastRCNNOutputLayers if stage == last else IntermediateOutputLayers
+                shape = heads["box_heads"][stage].output_shape
+                predictor = layers(cfg, shape, box2box_transform=stock.box2box_transform)
+                if cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+                    predictor.start_from(stock)
+                predictors.append(predictor)
+        return {**heads, "box_predictors": predictors}
+
+    def _forward_box(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Instances],
+        targets: list[Instances] | None = None,
+    ) -> Any:
+        final = self.box_predictor[-1]
+        if self.training or not final.fast_inference:
+            return super()._forward_box(features, proposals, targets)
+        # As in Detectron2, whose own method names its slower inference.
+        pooled = [features[name] for name in self.box_in_features]
+        image_sizes = [image.image_size for image in proposals]
+        scores_per_stage = []
+        for stage, predictor in enumerate(self.box_predictor):
+            predictions = self._run_stage(pooled, proposals, stage)
+            boxes = predictor.predict_boxes(predictions, proposals)
+            scores_per_stage.append(predictor.predict_probs(predictions, proposals))
+            if predictor is not final:
+                proposals = self._create_proposals_from_boxes(boxes, image_sizes)
+        scores = [
+            sum(stages) * (1.0 / self.num_cascade_stages)
+            for stages in zip(*scores_per_stage, strict=True)
+        ]
+        detections, _ = fast_rcnn_inference(
+            boxes,
+            scores,
+            image_sizes,
+            final.test_score_thresh,
+            final.test_nms_thresh,
+            final.test_topk_per_image,
+        )
+        return detections

@@ -1,0 +1,96 @@
+"""Layers that score by angle alone: the cosine classifier and the normalised mask predictor.
+
+They are the ``NormedLinear`` and ``NormedConv2d`` of the authors' code, which after
+"Seesaw Loss" (Wang et al., CVPR 2021, section 3.3) take the length of weights and features, by
+which frequent classes win, out of the scores. Checkpoints hold the same keys as for the plain
+layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Added to a norm before it divides, as in the authors' code.
+_EPSILON = 1e-6
+
+
+def _normalized(values: Tensor) -> Tensor:
+    """Return ``values`` (N, C, ...) with each vector over dimension 1 at length 1."""
+    return values / (values.norm(dim=1, keepdim=True) + _EPSILON)
+
+
+class CosineClassifier(nn.Linear):
+    """temperature * cos(features, weight of the class) + bias: (R, C) to (R, K + 1)."""
+
+    def __init__(self, in_features: int, out_features: int, *, temperature: float) -> None:
+        """Start as Detectron2's linear classifier does: weights of N(0, 0.01^2) and no bias."""
+        super().__init__(in_features, out_features)
+        nn.init.normal_(self.weight, std=0.01)
+        nn.init.zeros_(self.bias)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        return F.linear(_normalized(x) * self.temperature, _normalized(self.weight), self.bias)
+
+    def extra_repr(self) -> str:
+        """Name the temperature beside the sizes, for ``print(model)``."""
+        return f"{super().extra_repr()}, temperature={self.temperature}"
+
+
+class CosineConv2d(Conv2d):
+    """The same for each place of a feature map: (B, C, H, W) to (B, K, H, W), 1 x 1 kernel."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, temperature: float) -> None:
+        """Build a 1 x 1 convolution with bias."""
+        super().__init__(in_channels, out_channels, kernel_size=1)
+        self.temperature = temperature
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        return F.conv2d(_normalized(x) * self.temperature, _normalized(self.weight), self.bias)
+
+    def extra_repr(self) -> str:
+        """Name the temperature beside the sizes, for ``print(model)``."""
+        return f"{super().extra_repr()}, temperature={self.temperature}"
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class CosineMaskHead(MaskRCNNConvUpsampleHead):
+    """Detectron2's mask head with :class:`CosineConv2d` as its last layer."""
+
+    predictor: Conv2d
+
+    @configurable
+    def __init__(self, input_shape: ShapeSpec, *, temperature: float, **kwargs: Any) -> None:
+        """Build Detectron2's head and put the layer in the place of its predictor.
+
+        Args:
+            input_shape: as for :class:`MaskRCNNConvUpsampleHead`.
+            temperature: what the cosine is multiplied by.
+            kwargs: the other arguments of :class:`MaskRCNNConvUpsampleHead`.
+        """
+        super().__init__(input_shape, **kwargs)
+        plain = self.predictor
+        # Detectron2's initial values are kept, and no further random numbers drawn.
+        with torch.random.fork_rng(devices=[]):
+            self.predictor = CosineConv2d(
+                plain.in_channels, plain.out_channels, temperature=temperature
+            )
+        self.predictor.load_state_dict(plain.state_dict())
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Return the arguments of ``__init__`` that ``cfg`` stands for."""
+        return {
+            **super().from_config(cfg, input_shape),
+            "temperature": cfg.MODEL.IIF.MASK_TEMPERATURE,
+        }
