@@ -147,11 +147,11 @@ def test_saved_and_loaded_gives_bit_equal_output(tmp_path):
     other.load_state_dict(torch.load(tmp_path / "model.pth", weights_only=True))
     assert_same_detections(detections_of(model), detections_of(other))
     expected = torch.cat([torch.ones(1), WEIGHTS.float()])
-    assert torch.equal(other.roi_heads.box_predictor.iif.weight, expected)
+    assert torch.equal(other.roi_heads.box_predictor.iif_logits.weight, expected)
 
 
 def test_an_iif_checkpoint_does_not_pass_for_a_plain_one():
-    with pytest.raises(RuntimeError, match=r"box_predictor\.iif\.weight"):
+    with pytest.raises(RuntimeError, match=r"box_predictor\.iif_logits\.weight"):
         small_model().load_state_dict(add_iif(small_model(), WEIGHTS).state_dict())
 
 
@@ -185,7 +185,7 @@ def test_weights_from_counts_fit():
     frequency = ClassFrequency(image_count=[1, 2, 5, 10, 90], num_images=100)
     model = add_iif(small_model(), iif_weights(frequency, "raw"))
     expected = torch.log(100 / torch.tensor([1.0, 2, 5, 10, 90]))
-    torch.testing.assert_close(model.roi_heads.box_predictor.iif.weight[1:], expected)
+    torch.testing.assert_close(model.roi_heads.box_predictor.iif_logits.weight[1:], expected)
 
 
 def test_twice_is_an_error():

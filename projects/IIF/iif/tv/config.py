@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
 from iif.files import InputError
-from iif.weights import COUNT_BY, VARIANTS, ZERO_COUNT
+from iif.weights import COUNT_BY, NONPOSITIVE, VARIANTS, ZERO_COUNT
+
+# Keys of numbers, what is allowed, and the test of it.
+_RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
+    (
+        "images_per_batch iterations base_lr max_size checkpoint_period detections_per_image",
+        "above 0",
+        lambda value: value > 0,
+    ),
+    (
+        "warmup_iterations warmup_factor momentum weight_decay workers repeat_threshold seed",
+        "0 or more",
+        lambda value: value >= 0,
+    ),
+    ("score_threshold nms_threshold", "from 0 to 1", lambda value: 0 <= value <= 1),
+)
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,9 +42,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     # IIF's variant by iif.weights.VARIANTS, or "none" for the plain softmax baseline.
     variant: str = "raw"
-    # Count "image"s or "instance"s, and what to do with a class that was never seen.
+    # Count "image"s or "instance"s; what to do with a class that was never seen, and with one so
+    # frequent that its weight is not positive: "error", or "clamp" (iif.weights.iif_weights).
     count_by: str = "image"
     zero_count: str = "error"
+    nonpositive: str = "error"
 
     # Lengths of the shorter side, one drawn per image in training, the last used at test; and the
     # most that the longer side may have.
@@ -79,25 +96,13 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             "variant": (self.variant, ("none", *VARIANTS)),
             "count_by": (self.count_by, COUNT_BY),
             "zero_count": (self.zero_count, ZERO_COUNT),
+            "nonpositive": (self.nonpositive, NONPOSITIVE),
         }
         for key, (value, legal) in choices.items():
             if value not in legal:
                 raise InputError(f"{key} is {value!r}; it must be one of {', '.join(legal)}")
-        ranges = {
-            "above 0": (
-                ["images_per_batch", "iterations", "base_lr", "max_size", "checkpoint_period"]
-                + ["detections_per_image"],
-                lambda value: value > 0,
-            ),
-            "0 or more": (
-                ["warmup_iterations", "warmup_factor", "momentum", "weight_decay", "workers"]
-                + ["repeat_threshold", "seed"],
-                lambda value: value >= 0,
-            ),
-            "from 0 to 1": (["score_threshold", "nms_threshold"], lambda value: 0 <= value <= 1),
-        }
-        for allowed, (keys, legal_value) in ranges.items():
-            for key in keys:
+        for keys, allowed, legal_value in _RANGES:
+            for key in keys.split():
                 if not legal_value(getattr(self, key)):
                     raise InputError(f"{key} is {getattr(self, key)}; it must be {allowed}")
         if not self.min_size or min(self.min_size) < 1:

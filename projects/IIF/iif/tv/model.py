@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torchvision.models import get_model, list_models, resnet18
 from torchvision.models import detection as tv_detection
+from torchvision.models import get_model, list_models, resnet18
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -94,9 +94,21 @@ def build_model(
     if config.variant != "none":
         add_iif(
             model,
-            iif_weights(frequency, config.variant, config.count_by, zero_count=config.zero_count),
+            iif_weights(
+                frequency,
+                config.variant,
+                config.count_by,
+                zero_count=config.zero_count,
+                nonpositive=config.nonpositive,
+            ),
         )
     return model
+
+
+def has_masks(model: nn.Module) -> bool:
+    """Return whether a model predicts masks beside boxes."""
+    heads: Any = model.roi_heads
+    return heads.has_mask()
 
 
 def replace_predictors(model: nn.Module, num_classes: int) -> None:
@@ -105,7 +117,7 @@ def replace_predictors(model: nn.Module, num_classes: int) -> None:
     Args:
         num_classes: classes with the background, K + 1.
     """
-    heads = model.roi_heads
+    heads: Any = model.roi_heads
     heads.box_predictor = FastRCNNPredictor(heads.box_predictor.cls_score.in_features, num_classes)
     if heads.has_mask():
         deconvolution = heads.mask_predictor.conv5_mask

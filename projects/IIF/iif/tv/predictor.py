@@ -35,16 +35,16 @@ class IIFFastRCNNPredictor(FastRCNNPredictor):
         nn.Module.__init__(self)
         self.cls_score = predictor.cls_score
         self.bbox_pred = predictor.bbox_pred
-        self.iif = IIFLogits(weights, background="first").to(self.bbox_pred.weight.device)
+        self.iif_logits = IIFLogits(weights, background="first").to(self.bbox_pred.weight.device)
         self.train(predictor.training)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return adjusted logits (R, K + 1) and box deltas (R, (K + 1) * 4) of features (R, C)."""
         x = x.flatten(start_dim=1)
-        return self.iif(self.cls_score(x)), self.bbox_pred(x)
+        return self.iif_logits(self.cls_score(x)), self.bbox_pred(x)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.setdefault(f"{prefix}iif.weight", self.iif.weight)
+        state_dict.setdefault(f"{prefix}iif_logits.weight", self.iif_logits.weight)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -66,7 +66,8 @@ def add_iif(model: Model, weights: Tensor) -> Model:
         TypeError: the model has no such box head.
         InputError: the model has IIF already, or has another number of classes.
     """
-    predictor = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
+    heads: Any = getattr(model, "roi_heads", None)
+    predictor = getattr(heads, "box_predictor", None)
     if isinstance(predictor, IIFFastRCNNPredictor):
         raise InputError("the model has IIF already; build a plain model and add IIF once")
     if (
@@ -86,5 +87,5 @@ def add_iif(model: Model, weights: Tensor) -> Model:
             f"{len(weights) + 1} outputs (background first), but it has {columns}; replace "
             f"model.roi_heads.box_predictor by FastRCNNPredictor(in_features, {len(weights) + 1})"
         )
-    model.roi_heads.box_predictor = IIFFastRCNNPredictor(predictor, weights)
+    heads.box_predictor = IIFFastRCNNPredictor(predictor, weights)
     return model

@@ -1,0 +1,177 @@
+"""Images and targets as torchvision's detection models take them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from iif.data.annotations import Annotations
+from iif.files import InputError
+
+Target = dict[str, Tensor]
+
+# Thinner boxes are left out of training: torchvision refuses boxes without an area.
+_MIN_SIDE = 1e-2
+
+
+class DetectionImages(Dataset[Tensor]):
+    """The images of an annotation file, by image row: (3, H, W) float32 in 0 to 1."""
+
+    def __init__(self, annotations: Annotations, image_root: str | os.PathLike[str]) -> None:
+        """Check that the images are there.
+
+        Raises:
+            InputError: an image file is missing.
+        """
+        self.annotations = annotations
+        self.paths = [os.path.join(image_root, name) for name in annotations.file_names]
+        missing = [path for path in self.paths if not os.path.isfile(path)]
+        if missing:
+            raise InputError(
+                f"{annotations.path}: {len(missing)} of its {len(self.paths)} images are missing "
+                f"under {os.fspath(image_root)}, the first is {missing[0]}; give the folder that "
+                "the file names start from"
+            )
+
+    def __len__(self) -> int:
+        """Return the number I of images."""
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Tensor:
+        """Decode one image.
+
+        Raises:
+            InputError: the file is not an image, or not of the size that the annotations give.
+        """
+        return _to_float(self.read(row))
+
+    def read(self, row: int) -> Tensor:
+        """Return an image's pixels, (3, H, W) uint8; errors as for ``__getitem__``."""
+        path = self.paths[row]
+        try:
+            with Image.open(path) as image:
+                pixels = np.array(image.convert("RGB"))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read as an image ({error})") from None
+        height, width = self.annotations.image_sizes[row].tolist()
+        if pixels.shape[:2] != (height, width):
+            raise InputError(
+                f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} px, but "
+                f"{self.annotations.path} says {width} x {height}; the images are not those that "
+                "were annotated"
+            )
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+class DetectionTargets(Dataset[tuple[Tensor, Target]]):
+    """Training images with their targets, by (image row, mirrored).
+
+    Crowds and boxes without an area are left out. A target has ``boxes`` (G, 4) float32 corners,
+    ``labels`` (G,) int64, category row + 1, and with masks ``masks`` (G, H, W) uint8.
+    """
+
+    def __init__(
+        self,
+        annotations: Annotations,
+        image_root: str | os.PathLike[str],
+        *,
+        masks: bool,
+        cache: bool = False,
+    ) -> None:
+        """Index the annotations by image.
+
+        Args:
+            annotations: read with ``masks=True`` where masks are wanted.
+            image_root: the folder that the file names start from.
+            masks: whether targets have masks.
+            cache: keep what was decoded once in memory.
+
+        Raises:
+            InputError: an image file is missing, or no annotation can be trained on.
+        """
+        self.images = DetectionImages(annotations, image_root)
+        self.annotations = annotations
+        usable = ~annotations.ignore & (annotations.bbox[:, 2:] > _MIN_SIDE).all(axis=1)
+        kept = np.flatnonzero(usable)
+        if not len(kept):
+            raise InputError(
+                f"{annotations.path}: has no annotation to train on (crowds and boxes without an "
+                "area do not count)"
+            )
+        order = kept[np.argsort(annotations.ann_image[kept], kind="stable")]
+        starts = np.searchsorted(
+            annotations.ann_image[order], np.arange(len(annotations.image_ids) + 1)
+        )
+        self._usable = kept
+        self._of_image = [order[a:b] for a, b in itertools.pairwise(starts)]
+        self._masks = masks
+        self._cache: dict[int, tuple[Tensor, Target]] | None = {} if cache else None
+
+    @property
+    def annotated_images(self) -> NDArray[np.int64]:
+        """Rows of the images that show something to train on, ascending."""
+        return np.unique(self.annotations.ann_image[self._usable]).astype(np.int64)
+
+    @property
+    def instances(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Image and category rows of what is trained on; images count among the annotated ones."""
+        images = np.searchsorted(self.annotated_images, self.annotations.ann_image[self._usable])
+        return images, self.annotations.ann_category[self._usable].astype(np.int64)
+
+    def __len__(self) -> int:
+        """Return the number I of images, annotated or not."""
+        return len(self.images)
+
+    def __getitem__(self, item: tuple[int, bool]) -> tuple[Tensor, Target]:
+        """Return an image (3, H, W) float32 in 0 to 1 and its target, both mirrored or not.
+
+        Raises:
+            InputError: the image cannot be read, or is not of the annotated size.
+        """
+        row, mirrored = item
+        if self._cache is None:
+            pixels, target = self._decode(row)
+        else:
+            if row not in self._cache:
+                self._cache[row] = self._decode(row)
+            pixels, target = self._cache[row]
+        image = _to_float(pixels)
+        return _mirror(image, target) if mirrored else (image, target)
+
+    def _decode(self, row: int) -> tuple[Tensor, Target]:
+        anns = self._of_image[row]
+        boxes = torch.from_numpy(self.annotations.bbox[anns]).to(torch.float32)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = torch.from_numpy(self.annotations.ann_category[anns]).to(torch.int64) + 1
+        target = {"boxes": boxes, "labels": labels}
+        pixels = self.images.read(row)
+        if self._masks:
+            target["masks"] = self._decode_masks(anns, *pixels.shape[1:])
+        return pixels, target
+
+    def _decode_masks(self, anns: NDArray[np.int64], height: int, width: int) -> Tensor:
+        if not len(anns):
+            return torch.zeros(0, height, width, dtype=torch.uint8)
+        bits = coco_mask.decode([self.annotations.rle(int(g)) for g in anns])
+        return torch.from_numpy(np.ascontiguousarray(bits.transpose(2, 0, 1)))
+
+
+def _to_float(pixels: Tensor) -> Tensor:
+    return pixels.to(torch.float32) / 255
+
+
+def _mirror(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    x0, y0, x1, y1 = target["boxes"].unbind(dim=1)
+    width = image.shape[-1]
+    mirrored = {**target, "boxes": torch.stack([width - x1, y0, width - x0, y1], dim=1)}
+    if "masks" in target:
+        mirrored["masks"] = target["masks"].flip(-1)
+    return image.flip(-1), mirrored

@@ -1,0 +1,73 @@
+"""One process or several (torchrun): who am I, and collecting what the others have."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from iif.files import InputError
+
+
+def rank() -> int:
+    """Return this process's number, 0 when there is only one."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def gather(value: Any) -> list[Any] | None:
+    """Return every process's value, by rank, in process 0; None in the others."""
+    if not dist.is_initialized():
+        return [value]
+    values: list[Any] | None = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values
+
+
+def pick_device(name: str | None) -> torch.device:
+    """Return the device to work on: by name, or this process's GPU, or the CPU without one.
+
+    Raises:
+        InputError: the device is unknown or absent.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    if name is None:
+        name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f'device is {name!r}; give "cpu", "cuda" or "cuda:N"') from None
+    if device.type == "cuda":
+        available = torch.cuda.device_count()
+        device = torch.device("cuda", local_rank if device.index is None else device.index)
+        if device.index >= available:
+            raise InputError(f"device {device}: {available} GPUs are available; use another device")
+        torch.cuda.set_device(device)
+    return device
+
+
+@contextlib.contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started, for the length of the block; alone, do nothing."""
+    if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,186 @@
+"""From a trained model to LVIS's result file and the evaluation summary."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from iif.data.annotations import Annotations, load_annotations
+from iif.data.results import write_results
+from iif.files import InputError
+from iif.frequency import ClassFrequency
+from iif.tv import checkpoint
+from iif.tv.dataset import DetectionImages
+from iif.tv.distributed import gather, pick_device, process_group, rank, world_size
+from iif.tv.model import has_masks
+
+RESULTS = "lvis_instances_results.json"
+# Where masks are above this probability they are set, as in Detectron2.
+_MASK_THRESHOLD = 0.5
+
+
+def check_classes(annotations: Annotations, frequency: ClassFrequency, what: str) -> None:
+    """Raise InputError unless an annotation file has the classes that ``what`` was trained on."""
+    ours = dict(zip(frequency.ids.tolist(), frequency.names, strict=True))
+    theirs = dict(zip(annotations.category_ids.tolist(), annotations.category_names, strict=True))
+    if ours == theirs:
+        return
+    other = sorted(ours.items() ^ theirs.items())
+    raise InputError(
+        f"{annotations.path}: its {len(theirs)} categories are not the {len(ours)} of {what}; the "
+        f"first that differs is {other[0][1]!r} (id {other[0][0]})"
+    )
+
+
+def detections_to_results(
+    detections: dict[str, Tensor], image_id: int, category_ids: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    """Return a model's detections of one image as entries of LVIS's result file.
+
+    Args:
+        detections: ``boxes`` (D, 4) corners in the image's pixels, ``labels`` (D,) category row
+            + 1, ``scores`` (D,), and with masks ``masks`` (D, 1, H, W) probabilities.
+        image_id: the image.
+        category_ids: (K,) id of each category row.
+    """
+    boxes = detections["boxes"].double().cpu()
+    boxes[:, 2:] -= boxes[:, :2]
+    results = [
+        {"image_id": image_id, "category_id": int(category_ids[label - 1])}
+        | {"bbox": box, "score": score}
+        for label, box, score in zip(
+            detections["labels"].tolist(),
+            boxes.tolist(),
+            detections["scores"].tolist(),
+            strict=True,
+        )
+    ]
+    if "masks" in detections and results:
+        bits = (detections["masks"][:, 0] > _MASK_THRESHOLD).cpu().numpy().astype(np.uint8)
+        for result, rle in zip(
+            results, coco_mask.encode(np.asfortranarray(bits.transpose(1, 2, 0))), strict=True
+        ):
+            result["segmentation"] = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+    return results
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    images: DetectionImages,
+    category_ids: NDArray[np.int64],
+    device: torch.device,
+    *,
+    progress: bool = True,
+) -> list[dict[str, Any]] | None:
+    """Run a model over all images, one at a time, shared among the processes.
+
+    Returns:
+        the entries of LVIS's result file by image id in process 0, None in the others.
+    """
+    model.eval()
+    mine = range(rank(), len(images), world_size())
+    results: list[tuple[int, list[dict[str, Any]]]] = []
+    loader = torch.utils.data.DataLoader(
+        images, batch_size=None, sampler=mine, num_workers=0 if device.type == "cpu" else 4
+    )
+    for row, image in zip(
+        mine,
+        tqdm(loader, desc="inference", unit="image", disable=not progress or rank() > 0),
+        strict=True,
+    ):
+        (detections,) = model([image.to(device)])
+        image_id = int(images.annotations.image_ids[row])
+        results.append((row, detections_to_results(detections, image_id, category_ids)))
+    shares = gather(results)
+    if shares is None:
+        return None
+    by_row = dict(pair for share in shares for pair in share)
+    return [result for row in range(len(images)) for result in by_row[row]]
+
+
+def evaluate(
+    model: str | os.PathLike[str] | checkpoint.Detector,
+    gt_json: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    *,
+    exhaustive: bool = False,
+    device: str | None = None,
+    progress: bool = True,
+) -> dict[str, Any] | None:
+    """Evaluate a trained model; needs nothing of the training data.
+
+    Writes ``inference/lvis_instances_results.json`` and ``inference/eval_summary.json`` into
+    ``output_dir``.
+
+    Args:
+        model: a checkpoint, an output folder of :func:`iif.tv.train`, or what
+            :func:`iif.tv.load` returned.
+        gt_json: LVIS-format annotations, or COCO-format ones with ``exhaustive``.
+        image_root: the folder that their file names start from.
+        output_dir: where to write.
+        exhaustive: every category was verified in every image, as in COCO.
+        device: "cpu", "cuda" or "cuda:N"; by default a GPU where there is one.
+        progress: show a progress bar.
+
+    Returns:
+        the summary, in process 0; None in the others that torchrun started.
+
+    Raises:
+        InputError: no checkpoint, other categories than it was trained on, or missing images.
+    """
+    where = pick_device(device)
+    with process_group(where):
+        detector = (
+            model if isinstance(model, checkpoint.Detector) else checkpoint.load(model, where)
+        )
+        annotations = load_annotations(
+            gt_json, exhaustive=exhaustive, frequency=detector.frequency if exhaustive else None
+        )
+        check_classes(annotations, detector.frequency, "the model")
+        images = DetectionImages(annotations, image_root)
+        return evaluate_model(
+            detector, images, Path(output_dir) / "inference", where, progress=progress
+        )
+
+
+def evaluate_model(
+    detector: checkpoint.Detector,
+    images: DetectionImages,
+    folder: Path,
+    device: torch.device,
+    *,
+    progress: bool = True,
+) -> dict[str, Any] | None:
+    """Write result file and summary of ``detector`` on ``images`` into ``folder``."""
+    from iif.evaluation.summary import evaluate_files  # compiles: not wanted for add_iif alone
+
+    frequency, config = detector.frequency, detector.config
+    results = predict(detector.model, images, frequency.ids, device, progress=progress)
+    if results is None:
+        return None
+    write_results(folder / RESULTS, results)
+    return evaluate_files(
+        images.annotations.path,
+        folder / RESULTS,
+        iou_types=("bbox", "segm") if has_masks(detector.model) else ("bbox",),
+        output_dir=folder,
+        exhaustive=images.annotations.exhaustive,
+        frequency=frequency,
+        test_settings={
+            "score_threshold": config.score_threshold,
+            "nms_threshold": config.nms_threshold,
+            "detections_per_image": config.detections_per_image,
+        },
+        config={"engine": "torchvision", **config.to_dict()},
+        progress=progress,
+    )

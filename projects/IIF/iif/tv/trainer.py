@@ -1,0 +1,313 @@
+"""Training torchvision's Faster R-CNN and Mask R-CNN on LVIS- and COCO-format files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from iif.data.annotations import load_annotations
+from iif.files import InputError, versions, write_json
+from iif.frequency import ClassFrequency
+from iif.tv import checkpoint
+from iif.tv.config import TrainConfig
+from iif.tv.dataset import DetectionImages, DetectionTargets, Target
+from iif.tv.distributed import barrier, pick_device, process_group, rank, world_size
+from iif.tv.inference import check_classes, evaluate_model
+from iif.tv.model import build_model, has_masks
+from iif.tv.sampling import batches, image_stream, repeat_factors
+
+# Settings that a resumed run may have otherwise: they change no iteration that was done.
+_FREE_ON_RESUME = {
+    "iterations",
+    "checkpoint_period",
+    "workers",
+    "cache_images",
+    "score_threshold",
+    "nms_threshold",
+    "detections_per_image",
+}
+_LOG_PERIOD = 20
+
+Batch = tuple[list[Tensor], list[Target]]
+
+
+def train(
+    train_json: str | os.PathLike[str],
+    image_root: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str],
+    config: TrainConfig | None = None,
+    *,
+    val_json: str | os.PathLike[str] | None = None,
+    val_image_root: str | os.PathLike[str] | None = None,
+    exhaustive: bool = False,
+    resume: bool = False,
+    device: str | None = None,
+    progress: bool = True,
+) -> dict[str, Any] | None:
+    """Train a model with IIF, or the plain baseline, and evaluate it.
+
+    Writes into ``output_dir``: ``config.json``, checkpoints and ``last_checkpoint``,
+    TensorBoard's events, and with ``val_json`` ``inference/lvis_instances_results.json`` and
+    ``inference/eval_summary.json``. Started by torchrun, the processes share each batch.
+
+    The same settings, seed and number of processes give the same model on the CPU, whether the
+    run was interrupted and resumed or not.
+
+    Args:
+        train_json: LVIS- or COCO-format annotations to train on and count the classes in.
+        image_root: the folder that their file names start from.
+        output_dir: where to write.
+        config: the settings; by default the published ones on LVIS v1.
+        val_json: annotations to evaluate on, of the same categories.
+        val_image_root: the folder that the file names of ``val_json`` start from; by default
+            ``image_root``.
+        exhaustive: the files are in COCO's format: every category was verified in every image.
+        resume: go on from the last checkpoint in ``output_dir``, if it has one.
+        device: "cpu", "cuda" or "cuda:N"; by default a GPU where there is one.
+        progress: show progress bars.
+
+    Returns:
+        the evaluation summary, in process 0 and with ``val_json``; None otherwise.
+
+    Raises:
+        InputError: a fault in the input, before training starts.
+        FloatingPointError: a loss is no longer finite.
+    """
+    config = config or TrainConfig()
+    folder = Path(output_dir)
+    where = pick_device(device)
+    if config.amp and where.type != "cuda":
+        raise InputError(f"amp is for GPUs, the device is {where}; set amp=false")
+    if not resume and (folder / checkpoint.LAST).exists():
+        raise InputError(
+            f"{folder}: holds checkpoints of an earlier run; resume it or take another folder"
+        )
+    with process_group(where):
+        if config.images_per_batch % world_size():
+            raise InputError(
+                f"images_per_batch is {config.images_per_batch}; it must be a multiple of the "
+                f"{world_size()} processes"
+            )
+        frequency = ClassFrequency.from_json(train_json)
+        annotations = load_annotations(
+            train_json,
+            exhaustive=exhaustive,
+            masks=True,
+            frequency=frequency if exhaustive else None,
+        )
+        validation = None
+        if val_json is not None:
+            val_annotations = load_annotations(
+                val_json, exhaustive=exhaustive, frequency=frequency if exhaustive else None
+            )
+            check_classes(val_annotations, frequency, os.fspath(train_json))
+            validation = DetectionImages(val_annotations, val_image_root or image_root)
+        previous = checkpoint.read(folder, where) if resume and _was_started(folder) else None
+        if previous is not None:
+            _check_resumable(previous, config, frequency, folder)
+
+        torch.manual_seed(config.seed)
+        model = build_model(config, frequency, pretrained=previous is None).to(where)
+        data = DetectionTargets(
+            annotations, image_root, masks=has_masks(model), cache=config.cache_images
+        )
+        if rank() == 0:
+            write_json(
+                folder / "config.json",
+                {"config": config.to_dict(), "train": annotations.path, "versions": versions()},
+            )
+        _run(model, data, config, frequency, folder, where, previous, progress)
+        if validation is None:
+            return None
+        detector = checkpoint.Detector(model.eval(), config, frequency, config.iterations)
+        return evaluate_model(detector, validation, folder / "inference", where, progress=progress)
+
+
+def _was_started(folder: Path) -> bool:
+    return (folder / checkpoint.LAST).exists()
+
+
+def _check_resumable(
+    previous: dict[str, Any], config: TrainConfig, frequency: ClassFrequency, folder: Path
+) -> None:
+    old = previous["config"]
+    for key, value in config.to_dict().items():
+        if key not in _FREE_ON_RESUME and old.get(key) != value:
+            raise InputError(
+                f"{folder}: the run to resume has {key}={old.get(key)}, now it is {value}; "
+                "resume with the same settings or take another folder"
+            )
+    counts = {key: value for key, value in frequency.to_dict().items() if key != "source"}
+    if any(previous["frequency"][key] != value for key, value in counts.items()):
+        raise InputError(
+            f"{folder}: the run to resume was trained on other data than {frequency.source}; "
+            "take another folder"
+        )
+    if previous["iteration"] > config.iterations:
+        raise InputError(
+            f"{folder}: was trained {previous['iteration']} iterations already, more than "
+            f"iterations={config.iterations}"
+        )
+
+
+def learning_rate(config: TrainConfig, iteration: int) -> float:
+    """Return the learning rate of an iteration: linear warm-up, then a tenth after each step."""
+    factor = 0.1 ** sum(iteration >= step for step in config.steps)
+    if iteration < config.warmup_iterations:
+        done = iteration / config.warmup_iterations
+        factor *= config.warmup_factor * (1 - done) + done
+    return config.base_lr * factor
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.optim.SGD(
+        parameters,
+        lr=config.base_lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
+def _run(
+    model: nn.Module,
+    data: DetectionTargets,
+    config: TrainConfig,
+    frequency: ClassFrequency,
+    folder: Path,
+    device: torch.device,
+    previous: dict[str, Any] | None,
+    progress: bool,
+) -> None:
+    """Train ``model`` in place from where ``previous`` stopped to ``config.iterations``."""
+    optimizer = _optimizer(model, config)
+    start = 0
+    if previous is not None:
+        model.load_state_dict(previous["model"])
+        optimizer.load_state_dict(previous["optimizer"])
+        start = previous["iteration"]
+    model.train()
+    parallel = model
+    if world_size() > 1:
+        parallel = DistributedDataParallel(
+            model, device_ids=[device.index] if device.type == "cuda" else None
+        )
+    writer = _event_writer(folder, start) if rank() == 0 else None
+    bar = tqdm(
+        _loader(data, config, start),
+        desc="training",
+        unit="it",
+        initial=start,
+        total=config.iterations,
+        mininterval=1.0,
+        disable=not progress or rank() > 0,
+    )
+    for iteration, (images, targets) in enumerate(bar, start):
+        # The random numbers of an iteration depend on these three alone, so that a resumed run
+        # draws what the uninterrupted one would have drawn.
+        state = np.random.SeedSequence([config.seed, iteration, rank()]).generate_state(1)
+        torch.manual_seed(int(state[0]))
+        rate = learning_rate(config, iteration)
+        losses = _step(parallel, optimizer, config, rate, images, targets, device)
+        done = iteration + 1
+        if done % _LOG_PERIOD == 0 or done == config.iterations:
+            values = {name: float(loss) for name, loss in losses.items()}
+            _log(writer, bar, values, rate, done)
+        if rank() == 0 and (done % config.checkpoint_period == 0 or done == config.iterations):
+            last = done == config.iterations
+            name = checkpoint.FINAL if last else f"model_{done - 1:07d}.pth"
+            checkpoint.save(folder / name, model, optimizer, config, frequency, done)
+    if writer is not None:
+        writer.close()
+    barrier()
+
+
+def _event_writer(folder: Path, start: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise InputError("tensorboard is not installed: pip install tensorboard") from None
+    return SummaryWriter(str(folder), purge_step=start)
+
+
+def _loader(data: DetectionTargets, config: TrainConfig, start: int) -> Iterator[Batch]:
+    """Yield the batches of the iterations from ``start`` on."""
+    rows = data.annotated_images
+    factors = None
+    if config.repeat_threshold > 0:
+        factors = repeat_factors(*data.instances, len(rows), config.repeat_threshold)
+    items = batches(
+        image_stream(len(rows), config.seed, factors),
+        images_per_batch=config.images_per_batch,
+        start=start,
+        stop=config.iterations,
+        flip=config.flip,
+        seed=config.seed,
+        rank=rank(),
+        world_size=world_size(),
+    )
+    loader: Any = DataLoader(
+        data,
+        batch_sampler=([(int(rows[i]), flip) for i, flip in batch] for batch in items),
+        num_workers=config.workers,
+        collate_fn=_collate,
+    )
+    return iter(loader)
+
+
+def _collate(items: list[tuple[Tensor, Target]]) -> Batch:
+    images, targets = zip(*items, strict=True)
+    return list(images), list(targets)
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    rate: float,
+    images: list[Tensor],
+    targets: list[Target],
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Do one iteration; return its losses, detached, with their sum as ``total_loss``."""
+    images = [image.to(device, non_blocking=True) for image in images]
+    targets = [
+        {key: value.to(device, non_blocking=True) for key, value in target.items()}
+        for target in targets
+    ]
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.amp):
+        losses = model(images, targets)
+        total = torch.stack(list(losses.values())).sum()
+    detached = {name: loss.detach() for name, loss in losses.items()}
+    if not torch.isfinite(total):
+        values = ", ".join(f"{name} {float(loss):.4g}" for name, loss in detached.items())
+        raise FloatingPointError(
+            f"the loss is no longer finite ({values}); lower base_lr, lengthen the warm-up or set "
+            "clip_gradients"
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad()
+    total.backward()
+    if config.clip_gradients is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradients)
+    optimizer.step()
+    return {**detached, "total_loss": total.detach()}
+
+
+def _log(writer: Any, bar: tqdm, losses: dict[str, float], rate: float, done: int) -> None:
+    if writer is None:
+        return
+    for name, value in losses.items():
+        writer.add_scalar(name, value, done)
+    writer.add_scalar("lr", rate, done)
+    bar.set_postfix(loss=f"{losses['total_loss']:.3f}", refresh=False)

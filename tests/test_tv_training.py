@@ -1,0 +1,392 @@
+"""iif.tv.train, load and evaluate: from annotation files to the evaluation summary."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("torchvision", reason="torchvision is not installed")
+
+from pycocotools import mask as coco_mask
+
+from helpers_tv import CATEGORY_IDS, make_dataset, tiny_config
+from iif import InputError
+from iif.data.annotations import load_annotations
+from iif.tv import TrainConfig, evaluate, load, train
+from iif.tv.config import GLYPHS
+from iif.tv.dataset import DetectionImages
+from iif.tv.inference import detections_to_results
+from iif.tv.trainer import learning_rate
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("tiny") / "data")
+
+
+def run(data, output, config=None, **options):
+    options = {"device": "cpu", "progress": False, **options}
+    return train(data, data.parent / "images", output, config or tiny_config(), **options)
+
+
+def state(folder) -> dict:
+    return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+def assert_same_state(one, other) -> None:
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[key]), key
+        elif isinstance(value, dict):
+            assert_same_state(value, other[key])
+        else:
+            assert value == other[key], key
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """A short run with its evaluation."""
+    output = tmp_path_factory.mktemp("trained")
+    summary = run(data, output, tiny_config(iterations=6), val_json=data)
+    return output, summary
+
+
+class TestTraining:
+    @pytest.mark.parametrize("threshold", [0.0, 0.9])
+    def test_resumed_run_equals_an_uninterrupted_one(self, data, tmp_path, threshold):
+        options = {"repeat_threshold": threshold, "min_size": (48, 64), "steps": (7,)}
+        run(data, tmp_path / "whole", tiny_config(iterations=10, **options))
+        run(data, tmp_path / "parts", tiny_config(iterations=5, **options))
+        run(data, tmp_path / "parts", tiny_config(iterations=10, **options), resume=True)
+        whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+        assert whole["iteration"] == parts["iteration"] == 10
+        assert_same_state(whole["model"], parts["model"])
+        assert_same_state(whole["optimizer"], parts["optimizer"])
+
+    def test_an_interrupted_run_goes_on_from_its_last_checkpoint(self, data, tmp_path):
+        config = tiny_config(iterations=5, checkpoint_period=2)
+        run(data, tmp_path / "whole", config)
+        assert (tmp_path / "whole" / "last_checkpoint").read_text() == "model_final.pth"
+        interrupted = tmp_path / "interrupted"
+        interrupted.mkdir()
+        shutil.copy(tmp_path / "whole" / "model_0000003.pth", interrupted)
+        (interrupted / "last_checkpoint").write_text("model_0000003.pth")
+        run(data, interrupted, config, resume=True)
+        assert_same_state(state(tmp_path / "whole")["model"], state(interrupted)["model"])
+
+    def test_worker_processes_change_nothing(self, data, tmp_path):
+        run(data, tmp_path / "alone", tiny_config(iterations=2))
+        run(data, tmp_path / "two", tiny_config(iterations=2, workers=2, cache_images=False))
+        assert_same_state(state(tmp_path / "alone")["model"], state(tmp_path / "two")["model"])
+
+    def test_the_seed_decides(self, data, tmp_path):
+        run(data, tmp_path / "a", tiny_config(iterations=1))
+        run(data, tmp_path / "b", tiny_config(iterations=1, seed=1))
+        one, other = state(tmp_path / "a")["model"], state(tmp_path / "b")["model"]
+        key = "roi_heads.box_predictor.cls_score.weight"
+        assert not torch.equal(one[key], other[key])
+
+    def test_it_learns(self, data, tmp_path):
+        """The loss of the colours, which are easy, falls in a short run."""
+        run(data, tmp_path, tiny_config(iterations=40, images_per_batch=4, base_lr=0.01))
+        values = scalars(tmp_path, "loss_classifier")
+        assert [step for step, _ in values] == [20, 40]
+        assert values[1][1] < values[0][1]
+        assert scalars(tmp_path, "lr")[0][1] == pytest.approx(0.01)
+
+    def test_the_baseline_has_no_iif(self, data, tmp_path):
+        run(data, tmp_path, tiny_config(iterations=1, variant="none"))
+        assert not any("iif" in key for key in state(tmp_path)["model"])
+
+    def test_a_loss_that_is_not_finite_stops_the_run(self, data, tmp_path):
+        config = tiny_config(iterations=20, base_lr=1e9, warmup_iterations=0, clip_gradients=None)
+        with pytest.raises(FloatingPointError, match=r"no longer finite .*lower base_lr"):
+            run(data, tmp_path, config)
+        assert not (tmp_path / "model_final.pth").exists()
+
+    def test_two_processes(self, data, tmp_path):
+        script = tmp_path / "job.py"
+        script.write_text(
+            "import sys\n"
+            "from helpers_tv import tiny_config\n"
+            "from iif.tv import train\n"
+            f"data = {os.fspath(data)!r}\n"
+            "config = tiny_config(iterations=3, images_per_batch=4)\n"
+            f"summary = train(data, {os.fspath(data.parent / 'images')!r}, sys.argv[1], config,\n"
+            "    val_json=data, device='cpu', progress=False)\n"
+            "print('SUMMARY', summary is not None)\n"
+        )
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                *("--nproc_per_node=2", str(script), str(tmp_path / "out")),
+            ],
+            env={**os.environ, "PYTHONPATH": os.path.dirname(__file__), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        assert sorted(done.stdout.split("\n"))[-2:] == ["SUMMARY False", "SUMMARY True"]
+        results = json.loads((tmp_path / "out/inference/lvis_instances_results.json").read_text())
+        ids = [result["image_id"] for result in results]
+        assert ids == sorted(ids)
+        # What process 0 saved is what both have: the gradients were averaged.
+        detector = load(tmp_path / "out")
+        evaluate(
+            detector, data, data.parent / "images", tmp_path / "alone", device="cpu", progress=False
+        )
+        alone = json.loads((tmp_path / "alone/inference/lvis_instances_results.json").read_text())
+        assert len(alone) == len(results)
+        for one, other in zip(alone, results, strict=True):
+            assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+def scalars(folder, name: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_learning_rate():
+    config = TrainConfig(base_lr=0.2, warmup_iterations=10, warmup_factor=0.1, steps=(20, 30))
+    rates = [learning_rate(config, i) for i in (0, 5, 10, 19, 20, 29, 30)]
+    assert rates == pytest.approx([0.02, 0.11, 0.2, 0.2, 0.02, 0.02, 0.002])
+
+
+def test_learning_rate_is_detectron2s():
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from detectron2.config import get_cfg
+    from detectron2.solver import build_lr_scheduler
+
+    cfg = get_cfg()
+    cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR = 7, 0.01
+    cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR = (12, 17), 20, 0.3
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
+    scheduler = build_lr_scheduler(cfg, optimizer)
+    config = TrainConfig(base_lr=0.3, warmup_iterations=7, warmup_factor=0.01, steps=(12, 17))
+    for iteration in range(20):
+        assert learning_rate(config, iteration) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+
+
+class TestEvaluation:
+    def test_summary_and_results_are_written(self, data, trained):
+        output, summary = trained
+        assert summary["metrics"].keys() == {"bbox", "segm"}
+        assert 0 <= summary["metrics"]["bbox"]["AP"] <= 100
+        assert summary["test_settings"] == {
+            "score_threshold": 1e-4,
+            "nms_threshold": 0.5,
+            "detections_per_image": 20,
+        }
+        assert summary["config"]["engine"] == "torchvision"
+        assert json.loads((output / "inference/eval_summary.json").read_text()) == summary
+        results = json.loads((output / "inference/lvis_instances_results.json").read_text())
+        assert {result["category_id"] for result in results} <= set(CATEGORY_IDS)
+        assert results[0]["segmentation"]["size"] == [64, 64]
+
+    def test_a_checkpoint_alone_gives_the_same_evaluation(self, data, trained, tmp_path):
+        output, summary = trained
+        moved = tmp_path / "moved.pth"
+        shutil.copy(output / "model_final.pth", moved)
+        again = evaluate(
+            moved, data, data.parent / "images", tmp_path, device="cpu", progress=False
+        )
+        assert again["metrics"] == summary["metrics"]
+
+    def test_loaded_model_gives_bit_equal_output(self, data, trained):
+        output, _ = trained
+        image = DetectionImages(load_annotations(data), data.parent / "images")[0]
+        with torch.no_grad():
+            one = load(output).model([image])[0]
+            other = load(output / "model_final.pth").model([image])[0]
+        assert len(one["scores"]) > 0
+        for key in one:
+            assert torch.equal(one[key], other[key])
+
+    def test_a_checkpoint_says_what_it_was_trained_on(self, trained):
+        detector = load(trained[0])
+        assert detector.iteration == 6
+        assert detector.frequency.ids.tolist() == sorted(CATEGORY_IDS)
+        assert detector.frequency.image_count.tolist() == [8, 4, 3, 2]
+        assert detector.config == tiny_config(iterations=6)
+        weight = detector.model.roi_heads.box_predictor.iif_logits.weight
+        expected = [1.0, *(math.log(9 / (f + 1)) + 1 for f in (8, 4, 3, 2))]
+        assert weight.tolist() == pytest.approx(expected)
+
+    def test_coco_format_with_exhaustive(self, data, tmp_path):
+        content = json.loads(data.read_text())
+        for image in content["images"]:
+            del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+        for category in content["categories"]:
+            del category["frequency"], category["image_count"]
+        path = tmp_path / "coco.json"
+        path.write_text(json.dumps(content))
+        options = {"device": "cpu", "progress": False, "val_json": path}
+        images = data.parent / "images"
+        with pytest.raises(InputError, match="--exhaustive"):
+            train(path, images, tmp_path / "out", tiny_config(iterations=1), **options)
+        summary = train(
+            path, images, tmp_path / "out", tiny_config(iterations=1), exhaustive=True, **options
+        )
+        assert summary["dataset"]["exhaustive"] is True
+
+    def test_faster_rcnn_is_evaluated_on_boxes(self, data, tmp_path):
+        config = tiny_config(
+            model="fasterrcnn_mobilenet_v3_large_320_fpn", iterations=1, min_size=(64,)
+        )
+        summary = run(data, tmp_path, config, val_json=data)
+        assert summary["metrics"].keys() == {"bbox"}
+
+    def test_detections_become_result_entries(self):
+        masks = torch.zeros(2, 1, 6, 8)
+        masks[0, 0, 1:3, 2:5] = 0.9
+        masks[1, 0, :, :] = 0.5  # not above the threshold
+        detections = {
+            "boxes": torch.tensor([[2.0, 1.0, 5.0, 3.0], [0.0, 0.0, 8.0, 6.0]]),
+            "labels": torch.tensor([2, 1]),
+            "scores": torch.tensor([0.5, 0.25]),
+            "masks": masks,
+        }
+        first, second = detections_to_results(detections, 42, np.array([5, 9]))
+        assert first["image_id"] == 42
+        assert first["category_id"] == 9
+        assert first["bbox"] == [2.0, 1.0, 3.0, 2.0]
+        assert first["score"] == 0.5
+        assert second["category_id"] == 5
+        decoded = coco_mask.decode(first["segmentation"])
+        assert np.array_equal(decoded, (masks[0, 0] > 0.5).numpy())
+        assert coco_mask.area(second["segmentation"]) == 0
+
+
+class TestBadInput:
+    def test_output_of_an_earlier_run(self, data, trained):
+        with pytest.raises(InputError, match="earlier run; resume it"):
+            run(data, trained[0])
+
+    def test_resumed_with_other_settings(self, data, trained):
+        with pytest.raises(InputError, match=r"has base_lr=0\.005, now it is 0\.1"):
+            run(data, trained[0], tiny_config(iterations=9, base_lr=0.1), resume=True)
+
+    def test_resumed_with_fewer_iterations(self, data, trained):
+        with pytest.raises(InputError, match="trained 6 iterations already"):
+            run(data, trained[0], tiny_config(iterations=3), resume=True)
+
+    def test_resumed_with_other_data(self, data, trained, tmp_path):
+        other = make_dataset(tmp_path / "other", images=5)
+        with pytest.raises(InputError, match="trained on other data"):
+            run(other, trained[0], tiny_config(iterations=6), resume=True)
+
+    def test_validation_with_other_categories(self, data, tmp_path):
+        content = json.loads(data.read_text())
+        content["categories"][1]["name"] = "something else"
+        val = tmp_path / "val.json"
+        val.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"val\.json: its 4 categories are not the 4 of"):
+            run(data, tmp_path / "out", val_json=val)
+        assert not (tmp_path / "out").exists()
+
+    def test_a_class_that_was_never_seen(self, data, tmp_path):
+        content = json.loads(data.read_text())
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 30]
+        path = tmp_path / "unseen.json"
+        path.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=r"colour30.*clamp"):
+            train(
+                path,
+                data.parent / "images",
+                tmp_path / "out",
+                tiny_config(variant="normit"),
+                device="cpu",
+            )
+
+    def test_no_checkpoint(self, tmp_path):
+        with pytest.raises(InputError, match="holds no checkpoint"):
+            load(tmp_path)
+
+    def test_a_cut_off_checkpoint(self, trained, tmp_path):
+        content = (trained[0] / "model_final.pth").read_bytes()
+        (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
+        with pytest.raises(InputError, match=r"cut\.pth: not a checkpoint, or cut off"):
+            load(tmp_path / "cut.pth")
+
+    def test_another_file(self, tmp_path):
+        torch.save({"model": {}}, tmp_path / "other.pth")
+        with pytest.raises(InputError, match=r"not a checkpoint that iif\.tv\.train wrote"):
+            load(tmp_path / "other.pth")
+
+    def test_batch_that_cannot_be_shared(self, data, tmp_path, monkeypatch):
+        monkeypatch.setattr("iif.tv.trainer.world_size", lambda: 3)
+        with pytest.raises(InputError, match="must be a multiple of the 3 processes"):
+            run(data, tmp_path)
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+    def test_no_gpu(self, data, tmp_path):
+        with pytest.raises(InputError, match="0 GPUs are available"):
+            run(data, tmp_path, device="cuda")
+
+    def test_unknown_device(self, data, tmp_path):
+        with pytest.raises(InputError, match="device is 'gpu'"):
+            run(data, tmp_path, device="gpu")
+
+    def test_amp_on_the_cpu(self, data, tmp_path):
+        with pytest.raises(InputError, match="amp is for GPUs"):
+            run(data, tmp_path, tiny_config(amp=True))
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"model": "maskrcnn_resnet51"}, "model is 'maskrcnn_resnet51'; it must be one of"),
+            ({"weights": "COCO_V1"}, "has no published weights"),
+            (
+                {"model": "maskrcnn_resnet50_fpn", "weights": "COCO_V9"},
+                "no published weights as asked",
+            ),
+        ],
+    )
+    def test_models_that_do_not_exist(self, data, tmp_path, values, message):
+        with pytest.raises(InputError, match=message):
+            run(data, tmp_path, tiny_config(**values))
+
+
+class TestConfig:
+    def test_round_trip(self):
+        assert TrainConfig.from_dict(json.loads(json.dumps(GLYPHS.to_dict()))) == GLYPHS
+
+    def test_override(self):
+        config = GLYPHS.override(["variant=base10", "steps=[3,4]", "clip_gradients=null"])
+        assert (config.variant, config.steps, config.clip_gradients) == ("base10", (3, 4), None)
+        assert config.base_lr == GLYPHS.base_lr
+
+    @pytest.mark.parametrize(
+        ("assignment", "message"),
+        [
+            ("variant=row", "variant is 'row'; it must be one of none, raw, smooth"),
+            ("count_by=pixel", "count_by is 'pixel'"),
+            ("iterations=0", "iterations is 0; it must be above 0"),
+            ("seed=-1", "seed is -1; it must be 0 or more"),
+            ("nms_threshold=1.5", "nms_threshold is 1.5; it must be from 0 to 1"),
+            ("min_size=[]", "min_size"),
+            ("clip_gradients=0", "clip_gradients is 0.0; it must be above 0"),
+            ("workers=2", "cache_images keeps images"),
+            ("iterations=many", "training settings: .*iterations"),
+            ("speed=1", "'speed=1' sets no training setting; write KEY=VALUE"),
+            ("iterations", "'iterations' sets no training setting"),
+        ],
+    )
+    def test_wrong_values(self, assignment, message):
+        with pytest.raises(InputError, match=message):
+            GLYPHS.override([assignment])
