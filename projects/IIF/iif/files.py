@@ -104,8 +104,9 @@ def read_json(path: str | os.PathLike[str], type: type[T], *, what: str) -> T:
         with open(path, "rb") as f:
             if os.fstat(f.fileno()).st_size == 0:
                 raise InputError(f"{path}: the file is empty; expected {what}")
-            with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                return msgspec.json.decode(memoryview(content), type=type)
+            # Not closed here: a msgspec.Raw field is a view into it and keeps it mapped.
+            content = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+            return msgspec.json.decode(memoryview(content), type=type)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected {what}") from None
     except IsADirectoryError:

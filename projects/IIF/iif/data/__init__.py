@@ -1,0 +1,1 @@
+"""Annotation and result files in and out; the glyph data set."""

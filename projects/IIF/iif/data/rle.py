@@ -1,0 +1,149 @@
+"""Run-length encoded masks in COCO's compressed form: checked, measured and kept compactly.
+
+A compressed RLE is ``{"size": [height, width], "counts": str}``. Its counts are the lengths of
+alternating runs of 0 and 1 in column-major order, each written as a little-endian base-32 number
+(from the fourth run on, as the difference from the run two before) in the characters "0" to "o".
+pycocotools reads them without looking for their end, so a string that was cut off can send it
+into an endless loop; everything here is checked before pycocotools sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from pycocotools import mask as mask_utils
+
+FAULTS = {
+    -1: "counts has a character outside of the RLE alphabet",
+    -2: "counts ends in the middle of a number; it was cut off",
+    -3: "counts holds a negative run or one above height * width",
+    -4: "the runs of counts do not sum to height * width",
+}
+
+
+class RLEs(Sequence[dict[str, Any]]):
+    """Compressed RLEs kept as one byte array; an item is a dict as pycocotools takes it.
+
+    A list of dicts would cost about 400 bytes for each mask on top of its counts.
+    """
+
+    def __init__(self, sizes: NDArray[np.int64], counts: NDArray[np.uint8], ends: NDArray) -> None:
+        """Keep the masks of which mask i has ``counts[ends[i - 1]:ends[i]]``.
+
+        Args:
+            sizes: (D, 2) height and width.
+            counts: the counts of all masks, one after the other.
+            ends: (D,) int64, where the counts of each mask end.
+        """
+        self.sizes = sizes
+        self._counts = counts
+        self._ends = ends
+
+    def __len__(self) -> int:
+        """Return the number of masks."""
+        return len(self._ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return mask ``index``, or a list of masks for a slice."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = range(len(self))[index]
+        start = self._ends[row - 1] if row else 0
+        return {
+            "size": self.sizes[row].tolist(),
+            "counts": self._counts[start : self._ends[row]].tobytes(),
+        }
+
+    def areas(self) -> NDArray[np.int64]:
+        """Return the (D,) number of pixels of each mask, or the negative key of its FAULTS."""
+        return _areas(self._counts, self._ends, self.sizes[:, 0] * self.sizes[:, 1])
+
+
+def from_runs(runs: Sequence[int], height: int, width: int) -> bytes:
+    """Compress the counts of an uncompressed RLE.
+
+    Raises:
+        ValueError: the runs are not those of a mask of this size.
+    """
+    if any(run < 0 for run in runs) or sum(runs) != height * width:
+        raise ValueError(FAULTS[-4])
+    rle = mask_utils.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width)
+    return rle["counts"]
+
+
+def checked(rle: Any, height: int, width: int) -> dict[str, Any]:
+    """Return one RLE, compressed or not, as a compressed RLE that pycocotools reads safely.
+
+    Raises:
+        ValueError: it is no RLE of a mask of this size; the message says why.
+    """
+    if not isinstance(rle, dict) or not {"size", "counts"} <= set(rle):
+        raise ValueError('expected an RLE {"size": [height, width], "counts": ...}')
+    if list(rle["size"]) != [height, width]:
+        raise ValueError(f"size is {rle['size']} but the image is [{height}, {width}]")
+    counts = rle["counts"]
+    if isinstance(counts, list):
+        return {"size": [height, width], "counts": from_runs(counts, height, width)}
+    text = counts if isinstance(counts, bytes) else counts.encode()
+    masks = RLEs(
+        np.array([[height, width]], np.int64),
+        np.frombuffer(text, np.uint8),
+        np.array([len(text)], np.int64),
+    )
+    fault = int(masks.areas()[0])
+    if fault < 0:
+        raise ValueError(FAULTS[fault])
+    return masks[0]
+
+
+@njit(cache=True)
+def _areas(counts: NDArray, ends: NDArray, pixels: NDArray) -> NDArray:
+    areas = np.empty(len(ends), np.int64)
+    start = 0
+    for i in range(len(ends)):
+        areas[i] = _area(counts, start, ends[i], pixels[i])
+        start = ends[i]
+    return areas
+
+
+@njit(cache=True)
+def _area(counts: NDArray, start: int, end: int, pixels: int) -> np.int64:
+    before_last = np.int64(0)
+    last = np.int64(0)
+    total = np.int64(0)
+    area = np.int64(0)
+    number = 0
+    at = start
+    while at < end:
+        run = np.int64(0)
+        shift = 0
+        while True:
+            if at >= end:
+                return np.int64(-2)
+            digit = np.int64(counts[at]) - 48
+            if digit < 0 or digit > 63:
+                return np.int64(-1)
+            at += 1
+            # 12 digits fill the 64 bits; a run of a real mask has at most 7.
+            if shift > 55:
+                return np.int64(-3)
+            run |= (digit & 31) << shift
+            shift += 5
+            if not digit & 32:
+                if digit & 16:
+                    run |= np.int64(-1) << shift
+                break
+        if number > 2:
+            run += before_last
+        if run < 0 or run > pixels:
+            return np.int64(-3)
+        total += run
+        if number % 2:
+            area += run
+        before_last, last = last, run
+        number += 1
+    return area if total == pixels else np.int64(-4)

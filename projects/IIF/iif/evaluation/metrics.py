@@ -1,0 +1,199 @@
+"""Average precision and recall of LVIS from matches, in percent."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+
+from iif.data.annotations import Annotations
+from iif.evaluation.matching import (
+    AREA_RANGES,
+    FALSE_POSITIVE,
+    IOU_THRESHOLDS,
+    MAX_DETECTIONS,
+    TRUE_POSITIVE,
+    Matches,
+)
+
+RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
+METRICS = (
+    *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"),
+    *(f"AR{area}@{MAX_DETECTIONS}" for area in ("", "s", "m", "l")),
+)
+PER_CATEGORY_METRICS = ("AP", "AP50", f"AR@{MAX_DETECTIONS}")
+
+
+def compute_metrics(
+    matches: Matches, gt: Annotations
+) -> tuple[dict[str, float | None], dict[str, NDArray[np.float64]]]:
+    """Compute LVIS's metrics.
+
+    AP is the mean precision over 101 recall thresholds, 10 IoU thresholds and the categories that
+    have ground truth (to be found in the area range); AR the mean of the highest recalls.
+
+    Returns:
+        The metrics by name, in percent, None where no category defines one; and "AP", "AP50",
+        "AR@300" by category: (K,) in percent, NaN where the category has no ground truth.
+    """
+    precision, recall = precision_and_recall(matches)
+    areas = list(AREA_RANGES)
+    at_50, at_75 = (int(np.argmin(abs(IOU_THRESHOLDS - iou))) for iou in (0.5, 0.75))
+    ap, ar = precision.mean(axis=1), recall.mean(axis=1)
+    metrics = {"AP": _mean(ap[0])}
+    metrics |= {"AP50": _mean(precision[0, at_50]), "AP75": _mean(precision[0, at_75])}
+    metrics |= {f"AP{area[0]}": _mean(ap[areas.index(area)]) for area in areas[1:]}
+    metrics |= {f"AP{group}": _mean(ap[0, gt.frequency == group]) for group in "rcf"}
+    metrics |= {
+        f"AR{'' if area == 'all' else area[0]}@{MAX_DETECTIONS}": _mean(ar[areas.index(area)])
+        for area in areas
+    }
+    per_category = {"AP": ap[0], "AP50": precision[0, at_50], f"AR@{MAX_DETECTIONS}": ar[0]}
+    return metrics, per_category
+
+
+def average_precision(
+    matches: Matches, image_weights: ArrayLike | None = None
+) -> NDArray[np.float64]:
+    """Return the (K,) AP in percent over all IoU thresholds and sizes, NaN where undefined.
+
+    Args:
+        matches: the matches.
+        image_weights: (I,) whole numbers; the result is that of a set in which image i stands
+            ``image_weights[i]`` times. By default each stands once.
+    """
+    precision, _ = precision_and_recall(matches, image_weights, num_areas=1)
+    return precision[0].mean(axis=0)
+
+
+def precision_and_recall(
+    matches: Matches, image_weights: ArrayLike | None = None, num_areas: int = len(AREA_RANGES)
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean precision over the recall thresholds, and the highest recall.
+
+    Args:
+        matches: the matches.
+        image_weights: as for `average_precision`.
+        num_areas: how many of the area ranges, from the first ("all").
+
+    Returns:
+        Two (num_areas, T, K) arrays in percent; NaN where a category has no ground truth.
+    """
+    num_gt = matches.num_gt[:num_areas]
+    if image_weights is None:
+        num_images = int(max(matches.image.max(initial=-1), matches.gt_image.max(initial=-1))) + 1
+        weights = np.ones(num_images, np.int64)
+    else:
+        weights = np.asarray(image_weights)
+        if weights.dtype.kind not in "iu":
+            raise ValueError(f"image_weights are {weights.dtype}; they must be whole numbers")
+        weights = weights.astype(np.int64)
+        num_gt = np.array(
+            [
+                np.bincount(
+                    matches.gt_category[in_area],
+                    weights[matches.gt_image[in_area]],
+                    minlength=num_gt.shape[1],
+                )
+                for in_area in matches.gt_in_area[:num_areas]
+            ]
+        ).astype(np.int64)
+    precision, recall = _precision_and_recall(
+        matches.flags[:num_areas],
+        matches.category_offsets,
+        matches.image,
+        matches.score,
+        weights,
+        num_gt,
+        RECALL_THRESHOLDS,
+    )
+    return 100 * precision, 100 * recall
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None
+
+
+@njit(cache=True)
+def _precision_and_recall(
+    flags: NDArray,
+    offsets: NDArray,
+    image: NDArray,
+    score: NDArray,
+    weights: NDArray,
+    num_gt: NDArray,
+    recall_thresholds: NDArray,
+) -> tuple[NDArray, NDArray]:
+    num_areas, num_thresholds, _ = flags.shape
+    num_classes = len(offsets) - 1
+    precision = np.full((num_areas, num_thresholds, num_classes), np.nan)
+    recall = np.full((num_areas, num_thresholds, num_classes), np.nan)
+    for a in range(num_areas):
+        for t in range(num_thresholds):
+            for k in range(num_classes):
+                if num_gt[a, k] > 0:
+                    mean, highest = _mean_precision(
+                        flags[a, t],
+                        offsets[k],
+                        offsets[k + 1],
+                        image,
+                        score,
+                        weights,
+                        num_gt[a, k],
+                        recall_thresholds,
+                    )
+                    precision[a, t, k] = mean
+                    recall[a, t, k] = highest
+    return precision, recall
+
+
+@njit(cache=True)
+def _mean_precision(
+    flags: NDArray,
+    first: int,
+    end: int,
+    image: NDArray,
+    score: NDArray,
+    weights: NDArray,
+    num_gt: int,
+    recall_thresholds: NDArray,
+) -> tuple[float, float]:
+    """Return one category's mean interpolated precision and highest recall.
+
+    The curve is walked from its low-scored end, where all true and false positives are counted,
+    so that the highest precision at a recall or above it is known on arrival.
+    """
+    tp, fp = 0, 0
+    for v in range(first, end):
+        tp += weights[image[v]] * (flags[v] == TRUE_POSITIVE)
+        fp += weights[image[v]] * (flags[v] == FALSE_POSITIVE)
+    highest = tp / num_gt
+    total = 0.0
+    best = 0.0
+    threshold = len(recall_thresholds) - 1
+    while threshold >= 0 and recall_thresholds[threshold] > highest:
+        threshold -= 1
+    stop = end
+    while stop > first:
+        start = stop - 1
+        while (
+            start > first and score[start - 1] == score[start] and image[start - 1] == image[start]
+        ):
+            start -= 1
+        # An image that stands n times has its detections of equal score n times in turn.
+        weight = weights[image[start]]
+        turns, step = (weight, 1) if stop - start > 1 else (min(weight, 1), weight)
+        for _ in range(turns):
+            for v in range(stop - 1, start - 1, -1):
+                best = max(best, tp / (fp + tp + np.spacing(1.0)))
+                if flags[v] == TRUE_POSITIVE:
+                    tp -= step
+                elif flags[v] == FALSE_POSITIVE:
+                    fp -= step
+                reached = tp / num_gt
+                while threshold >= 0 and recall_thresholds[threshold] > reached:
+                    total += best
+                    threshold -= 1
+        stop = start
+    return (total + (threshold + 1) * best) / len(recall_thresholds), highest
