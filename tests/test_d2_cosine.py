@@ -1,0 +1,123 @@
+"""The cosine classifier, the normalised mask predictor and the classifier's initial values."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from helpers_d2 import tiny_cfg, training_batch
+from iif import InputError
+from iif.d2.cosine import CosineClassifier, CosineConv2d
+
+COSINE = ("MODEL.IIF.CLASSIFIER", "cosine")
+
+
+def build(*overrides: object, seed: int = 3):
+    torch.manual_seed(seed)
+    return build_model(tiny_cfg(*overrides))
+
+
+def test_the_classifier_by_hand():
+    layer = CosineClassifier(2, 3, temperature=8.0)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 0.5], [-3.0, -4.0]]))
+        layer.bias.copy_(torch.tensor([0.0, 1.0, 0.0]))
+    # (3, 4) has length 5 and the cosines 3/5, 4/5 and -1 with the weights.
+    found = layer(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
+    torch.testing.assert_close(found, torch.tensor([[4.8, 7.4, -8.0]] * 2), rtol=1e-5, atol=0)
+
+
+def test_the_mask_predictor_by_hand():
+    layer = CosineConv2d(2, 1, temperature=20.0)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, 1.0]).view(1, 2, 1, 1))
+        layer.bias.fill_(-1.0)
+    x = torch.tensor([[7.0, 0.0], [0.0, 2.0], [5.0, 5.0], [1.0, -1.0]])  # four places
+    found = layer(x.T.reshape(1, 2, 2, 2))
+    half = 20 / 2**0.5
+    expected = torch.tensor([half - 1, half - 1, 19.0, -1.0]).view(1, 1, 2, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_feature_of_zeros_scores_the_bias():
+    layer = CosineClassifier(4, 3, temperature=20.0)
+    found = layer(torch.zeros(1, 4, requires_grad=True))
+    assert found.tolist() == [[0.0, 0.0, 0.0]]
+    found.sum().backward()
+    assert layer.weight.grad.isfinite().all()
+
+
+def test_both_from_the_configuration():
+    model = build(
+        *COSINE,
+        *("MODEL.IIF.COSINE_TEMPERATURE", 12.0),
+        *("MODEL.ROI_MASK_HEAD.NAME", "CosineMaskHead", "MODEL.IIF.MASK_TEMPERATURE", 30.0),
+    )
+    classifier, mask = model.roi_heads.box_predictor.cls_score, model.roi_heads.mask_head.predictor
+    assert isinstance(classifier, CosineClassifier)
+    assert isinstance(mask, CosineConv2d)
+    assert (classifier.temperature, mask.temperature) == (12.0, 30.0)
+    with EventStorage():
+        losses = model(training_batch())
+    sum(losses.values()).backward()
+    assert classifier.weight.grad.abs().sum() > 0
+    assert mask.weight.grad.abs().sum() > 0
+    model.eval()
+    with torch.no_grad():
+        assert len(model(training_batch(1))[0]["instances"]) > 0
+
+
+def test_parameters_start_and_are_named_as_those_of_the_plain_model():
+    plain = build().state_dict()
+    cosine = build(*COSINE, "MODEL.ROI_MASK_HEAD.NAME", "CosineMaskHead").state_dict()
+    assert plain.keys() == cosine.keys()
+    for name, value in plain.items():
+        assert torch.equal(value, cosine[name]), name
+
+
+def test_iif_multiplies_the_cosine_logits():
+    plain, iif = build(*COSINE, "MODEL.IIF.VARIANT", "none"), build(*COSINE)
+    x = torch.randn(6, 32)
+    expected = plain.roi_heads.box_predictor(x)[0] * iif.roi_heads.box_predictor.iif_logits.weight
+    torch.testing.assert_close(iif.roi_heads.box_predictor(x)[0], expected)
+
+
+@pytest.mark.parametrize("heads", ["IIFROIHeads", "IIFCascadeROIHeads"])
+def test_the_authors_constant_start(heads):
+    overrides = ("MODEL.ROI_HEADS.NAME", heads, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
+    normal = build(*overrides)
+    constant = build(*overrides, "MODEL.IIF.CLASSIFIER_INIT", "constant")
+    for name, value in constant.state_dict().items():
+        if name.endswith("cls_score.weight"):
+            assert (value == 0.001).all()
+            assert not torch.equal(value, normal.state_dict()[name])
+        else:
+            assert torch.equal(value, normal.state_dict()[name]), name
+            assert not name.endswith("cls_score.bias") or (value == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "legal"),
+    [
+        ("CLASSIFIER", "linear, cosine"),
+        ("CLASSIFIER_INIT", "normal, constant"),
+        ("APPLY", "train_and_test, test"),
+    ],
+)
+def test_a_wrong_choice_is_refused(key, legal):
+    with pytest.raises(InputError, match=rf"MODEL.IIF.{key} is 'x'.*{legal}"):
+        build(f"MODEL.IIF.{key}", "x")
+
+
+def test_deep_copies_keep_the_temperature():
+    layer = CosineClassifier(4, 3, temperature=5.0)
+    x = torch.randn(2, 4)
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+    assert "temperature=5.0" in repr(layer)

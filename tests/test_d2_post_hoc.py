@@ -1,0 +1,120 @@
+"""IIF on the logits of a model that was trained without it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from helpers_d2 import FREQUENCY, tiny_cfg, training_batch
+from iif import InputError, iif_weights
+from iif.logits import PostHocIIFLogits
+
+POST_HOC = ("MODEL.IIF.APPLY", "test")
+
+
+def build(*overrides: object, seed: int = 3):
+    torch.manual_seed(seed)
+    return build_model(tiny_cfg(*overrides))
+
+
+def losses_of(model) -> dict[str, torch.Tensor]:
+    torch.manual_seed(7)
+    with EventStorage():
+        return model.train()(copy.deepcopy(training_batch()))
+
+
+def detections_of(model) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        instances = model.eval()(training_batch())[0]["instances"]
+    return {k: getattr(v, "tensor", v) for k, v in instances.get_fields().items()}
+
+
+def sharpen(model):
+    """Give the classifier of an untrained model something to say."""
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for tensor in model.roi_heads.box_predictor.cls_score.parameters():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.4)
+    return model
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), shift=st.floats(-50, 50), background=st.sampled_from([0, 1]))
+def test_a_shift_of_the_logits_changes_nothing(seed, shift, background):
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.rand(6, generator=generator, dtype=torch.float64) * 5 + 0.1
+    logits = torch.randn(4, 7, generator=generator, dtype=torch.float64) * 5
+    layer = PostHocIIFLogits(weights, background=("first", "last")[background]).double()
+    before = logits.clone()
+    found = layer(logits)
+    torch.testing.assert_close(layer(logits + shift), found)
+    assert torch.equal(logits, before)
+    column, foreground = ((0, slice(1, None)), (-1, slice(-1)))[background]
+    assert (found[:, column] == 0).all()
+    expected = weights.float() * (logits[:, foreground] - logits[:, [column]])
+    torch.testing.assert_close(found[:, foreground], expected)
+
+
+def test_by_hand():
+    layer = PostHocIIFLogits(torch.tensor([2.0, 3.0]))
+    assert layer(torch.tensor([[1.0, 0.5, -1.0]])).tolist() == [[4.0, 4.5, 0.0]]
+
+
+def test_training_is_the_baselines_bit_for_bit():
+    plain, post_hoc = build("MODEL.IIF.VARIANT", "none"), build(*POST_HOC)
+    expected, found = losses_of(plain), losses_of(post_hoc)
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+
+
+def test_inference_weights_the_logits_relative_to_the_background():
+    plain = sharpen(build("MODEL.IIF.VARIANT", "none")).eval()
+    post_hoc = sharpen(build(*POST_HOC, "MODEL.IIF.STRENGTH", 0.5)).eval()
+    x = torch.randn(5, 32)
+    logits = plain.roi_heads.box_predictor(x)[0]
+    weights = iif_weights(FREQUENCY).float().sqrt()
+    expected = torch.cat([weights * (logits[:, :-1] - logits[:, -1:]), torch.zeros(5, 1)], dim=1)
+    torch.testing.assert_close(post_hoc.roi_heads.box_predictor(x)[0], expected)
+    assert not torch.equal(detections_of(plain)["scores"], detections_of(post_hoc)["scores"])
+
+
+def test_strength_0_is_the_baseline_bit_for_bit():
+    expected = detections_of(sharpen(build("MODEL.IIF.VARIANT", "none")))
+    found = detections_of(sharpen(build(*POST_HOC, "MODEL.IIF.STRENGTH", 0.0)))
+    assert len(expected["scores"]) > 0
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+
+
+def test_strength_is_an_exponent_of_the_weights_in_training_too():
+    model = build("MODEL.IIF.STRENGTH", 0.25)
+    expected = (iif_weights(FREQUENCY) ** 0.25).float()
+    assert torch.equal(model.roi_heads.box_predictor.iif_logits.weight[:-1], expected)
+
+
+@pytest.mark.parametrize("strength", [-0.5, float("inf"), float("nan")])
+def test_a_wrong_strength_is_refused(strength):
+    with pytest.raises(InputError, match=r"MODEL.IIF.STRENGTH is .*; it must be 0 .* or more"):
+        build("MODEL.IIF.STRENGTH", strength)
+
+
+def test_its_checkpoint_is_a_plain_models():
+    plain, post_hoc = build("MODEL.IIF.VARIANT", "none"), build(*POST_HOC)
+    assert plain.state_dict().keys() == post_hoc.state_dict().keys()
+
+
+def test_a_checkpoint_trained_with_iif_is_refused(tmp_path):
+    DetectionCheckpointer(build(), save_dir=str(tmp_path)).save("iif")
+    with pytest.raises(InputError, match=r"trained with IIF.*second time.*train_and_test"):
+        DetectionCheckpointer(build(*POST_HOC)).load(str(tmp_path / "iif.pth"))
