@@ -58,8 +58,8 @@ class _MaskRow(_Row, gc=False):
 
 
 class _Keys(msgspec.Struct):
-    bbox: msgspec.Raw | None = None
-    segmentation: msgspec.Raw | None = None
+    bbox: msgspec.Raw = msgspec.Raw(b"null")
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,7 @@ def available_iou_types(path: str | os.PathLike[str]) -> tuple[IouType, ...]:
     for _, rows in _decoded(os.fspath(path), _Keys, hashlib.sha256(), progress=False):
         if rows:
             keys = {"bbox": rows[0].bbox, "segm": rows[0].segmentation}
-            return tuple(t for t in IOU_TYPES if keys[t] not in (None, b"null"))
+            return tuple(t for t in IOU_TYPES if bytes(keys[t]) != b"null")
     return IOU_TYPES
 
 

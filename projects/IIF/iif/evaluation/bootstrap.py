@@ -95,7 +95,9 @@ def weighted_average_precision(
     It agrees with `iif.evaluation.metrics.average_precision` and exists for speed: precision
     changes its running maximum at true positives alone, so a call visits those and the ignored
     detections at each IoU threshold, while one cumulative sum over all detections, shared by the
-    thresholds, tells how many false positives lie before them.
+    thresholds, tells how many false positives lie before them. Only where an image drawn several
+    times has detections of one category with equal scores can the two differ a little: here its
+    copies' detections come one after the other, there copy by copy.
     """
     flags = matches.flags[0]
     positions = [np.flatnonzero(row) for row in flags]

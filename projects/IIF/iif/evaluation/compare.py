@@ -350,7 +350,7 @@ def compare(
     seed: int = 0,
     progress: bool = True,
 ) -> Comparison:
-    """Compare evaluated runs; the first is the baseline.
+    """Compare evaluated runs; the first is the baseline. One run alone has no differences.
 
     Args:
         paths: of each run its eval_summary.json, or a folder with one, in it or in its
@@ -364,10 +364,8 @@ def compare(
         InputError: a summary is missing or malformed, or runs were evaluated differently (data set,
             test settings that both know, cap on detections); the message names the difference.
     """
-    if len(paths) < 2:
-        raise InputError(
-            "a comparison needs two runs or more: a baseline and what to hold beside it"
-        )
+    if not paths:
+        raise InputError("a comparison needs a run: give an evaluation summary or its folder")
     if names is not None and len(names) != len(paths):
         raise InputError(f"{len(names)} names for {len(paths)} runs; give one for each")
     files = [find_summary(path) for path in paths]
@@ -572,7 +570,11 @@ def _check_same_evaluation(path: Path, matches: Matches, summary: _Summary) -> N
     """Raise InputError when the matches give another AP than the summary beside them."""
     once = np.ones(summary.dataset.num_images, np.int64)
     remedy = f"{path} does not belong to the {SUMMARY_FILE} beside it; evaluate the run again"
-    if len(matches.category_offsets) - 1 != len(summary.per_category):
+    images = np.concatenate([matches.image, matches.gt_image])
+    if (
+        len(matches.category_offsets) - 1 != len(summary.per_category)
+        or images.max(initial=-1) >= summary.dataset.num_images
+    ):
         raise InputError(remedy)
     ap = weighted_average_precision(matches)(once)
     for row, value in zip(summary.per_category, ap, strict=True):

@@ -759,8 +759,10 @@ def _confusions(
     ]
 
 
-def kinds(matches: Matches) -> NDArray[np.uint8]:
-    """Return (D,) what each detection is: an index into KINDS; 255 for what is never shown."""
+def kinds(
+    matches: Matches, rows: NDArray[np.int64] | slice = slice(None)
+) -> NDArray[np.uint8]:
+    """Return what each detection in ``rows`` is: an index into KINDS; 255 if never shown."""
     table = np.full((len(Outcome), len(ErrorType)), _NOT_SHOWN, np.uint8)
     table[Outcome.TP] = KINDS.index("TP")
     table[Outcome.IGNORED] = KINDS.index("Ignored")
@@ -768,7 +770,7 @@ def kinds(matches: Matches) -> NDArray[np.uint8]:
     for error_type in ErrorType:
         if error_type != ErrorType.NONE:
             table[Outcome.FP, error_type] = KINDS.index(error_type.label)
-    return table[matches.outcome, matches.error_type]
+    return table[matches.outcome[rows], matches.error_type[rows]]
 
 
 def shown(analysis: FalsePositiveAnalysis, runs: Sequence[Run]) -> list[NDArray[np.int64]]:
@@ -825,7 +827,7 @@ def choose_scenes(
     ]
     counts = []
     for run, r in zip(runs, rows, strict=True):
-        false = r[np.isin(kinds(run.matches)[r], wanted)]
+        false = r[np.isin(kinds(run.matches, r), wanted)]
         counts.append(np.bincount(run.detections.image[false], minlength=len(gt.image_ids)))
     if image_ids is not None:
         check_image_ids(gt, image_ids)
@@ -880,7 +882,7 @@ def _scene(
         ],
         detections=[
             [
-                _detection_object(gt, run, int(d), KINDS[kinds(run.matches)[d]])
+                _detection_object(gt, run, int(d), KINDS[kinds(run.matches, d)])
                 for d in r[run.detections.image[r] == image]
             ]
             for run, r in zip(runs, rows, strict=True)

@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers_compare import make_gt, make_results, write
+from iif.cli import main
+from iif.data.annotations import load_annotations
+from iif.evaluation.false_positives import (
+    CURVE_RECALLS,
+    ERROR_TYPES,
+    KINDS,
+    analyse,
+    choose_scenes,
+    find_categories,
+    kinds,
+    load_runs,
+    shown,
+    verified_images,
+)
+from iif.evaluation.matching import ErrorType, Outcome
+from iif.files import InputError
+
+
+def make_runs(folder, seed=0, *, qualities=(0.6, 0.8), iou_type="bbox", **options):
+    gt_dict = make_gt(seed, **options)
+    gt = load_annotations(write(folder / "gt.json", gt_dict), masks=True)
+    paths = {
+        f"run {i}": write(folder / f"{i}.json", make_results(gt_dict, 9 * seed + i, quality=q))
+        for i, q in enumerate(qualities)
+    }
+    return gt, load_runs(gt, paths, iou_type=iou_type, progress=False)
+
+
+def plain_point(gt, run, category, recall):
+    """Threshold, true positives and false positives by type, one detection after the other."""
+    matches, detections = run.matches, run.detections
+    rows = [
+        d
+        for d in range(len(detections))
+        if detections.category[d] == category
+        and matches.outcome[d] in (Outcome.TP, Outcome.FP, Outcome.IGNORED)
+    ]
+    num_gt = sum(
+        1
+        for g in range(len(gt.ann_ids))
+        if gt.ann_category[g] == category and gt.area[g] > 0 and not gt.ignore[g]
+    )
+    for score in sorted({detections.score[d] for d in rows}, reverse=True):
+        kept = [d for d in rows if detections.score[d] >= score]
+        found = sum(matches.outcome[d] == Outcome.TP for d in kept)
+        if num_gt and found >= recall * num_gt - 1e-9:
+            types = [ErrorType(matches.error_type[d]).label for d in kept]
+            false = [matches.outcome[d] == Outcome.FP for d in kept]
+            by_type = [
+                sum(f and t == e for f, t in zip(false, types, strict=True)) for e in ERROR_TYPES
+            ]
+            return score, found, by_type
+    return None
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=st.integers(0, 1000), recall=st.sampled_from([0.1, 0.25, 0.5, 0.75, 1.0]))
+def test_counts_at_matched_recall_equal_a_plain_loop(tmp_path_factory, seed, recall):
+    gt, runs = make_runs(tmp_path_factory.mktemp("case"), seed)
+    # Rounded scores tie, within a category too.
+    runs = [rematched(gt, run, np.round(run.detections.score, 1)) for run in runs]
+    analysis = analyse(gt, runs, recall=recall)
+    expected_matched = []
+    for k in range(len(gt.category_ids)):
+        points = [plain_point(gt, run, k, recall) for run in runs]
+        expected_matched.append(all(points))
+        for part, point in zip(analysis.runs, points, strict=True):
+            if point is None:
+                assert math.isnan(part.threshold[k])
+            else:
+                assert part.threshold[k] == point[0]
+                assert part.true_positives[k] == point[1]
+                assert part.false_positives[k].tolist() == point[2]
+    assert analysis.matched.tolist() == expected_matched
+
+
+def rematched(gt, run, score):
+    from iif.evaluation.matching import match
+
+    detections = replace(run.detections, score=score)
+    matches = match(gt, detections, run.matches.iou_type, progress=False)
+    return replace(run, detections=detections, matches=matches)
+
+
+@settings(deadline=None, max_examples=15)
+@given(
+    seed=st.integers(0, 1000),
+    transform=st.sampled_from([lambda s: 0.1 * s, np.sqrt, lambda s: 1 / (1 + np.exp(-9 * s))]),
+)
+def test_rescaling_scores_changes_nothing_but_the_threshold_view(tmp_path_factory, seed, transform):
+    gt, (base, run) = make_runs(tmp_path_factory.mktemp("case"), seed)
+    rescaled = rematched(gt, run, transform(run.detections.score))
+    before, after = analyse(gt, [base, run]), analyse(gt, [base, rescaled])
+    assert before.groups == after.groups
+    assert before.confusions == after.confusions
+    np.testing.assert_array_equal(before.runs[1].false_positives, after.runs[1].false_positives)
+    for group, curve in before.runs[1].curve.items():
+        np.testing.assert_array_equal(curve, after.runs[1].curve[group])
+
+    def views(analysis, rule):
+        return [view.counts for view in analysis.secondary if view.rule == rule]
+
+    assert views(before, "top_k") == views(after, "top_k")
+    assert views(before, "score") != views(after, "score")
+
+
+def test_group_rows_sum_their_categories(tmp_path):
+    gt, runs = make_runs(tmp_path, 5, images=40, qualities=(0.8, 0.9))
+    analysis = analyse(gt, runs)
+    assert all(row.matched for row in analysis.groups)
+    verified = verified_images(gt)
+    for row in analysis.groups:
+        members = [
+            k
+            for k in range(len(gt.category_ids))
+            if analysis.num_gt[k] and row.group in ("all", gt.frequency[k])
+        ]
+        counted = [k for k in members if analysis.matched[k]]
+        assert (row.categories, row.matched) == (len(members), len(counted))
+        for i, run in enumerate(analysis.runs):
+            totals = [int(run.false_positives[k].sum()) for k in counted]
+            assert row.total[i] == sum(totals) == sum(row.by_type[i])
+            assert row.mean[i] == pytest.approx(np.mean(totals))
+            rates = [1000 * t / verified[k] for t, k in zip(totals, counted, strict=True)]
+            assert row.per_1000[i] == pytest.approx(np.mean(rates))
+            assert row.reached[i] == sum(not math.isnan(run.threshold[k]) for k in members)
+
+
+def test_curve_meets_the_primary_figure(tmp_path):
+    gt, runs = make_runs(tmp_path, 6, images=40)
+    for position in (4, 9, 14):
+        analysis = analyse(gt, runs, recall=float(CURVE_RECALLS[position]))
+        for row in analysis.groups:
+            assert analysis.curve_categories[row.group][position] == row.matched
+            for run, rate in zip(analysis.runs, row.per_1000, strict=True):
+                np.testing.assert_allclose(run.curve[row.group][position], rate)
+
+
+def test_verified_images_and_coverage_count_each_cell_once(tmp_path):
+    gt_dict = make_gt(7)
+    gt = load_annotations(write(tmp_path / "gt.json", gt_dict))
+    cells = {(a["image_id"], a["category_id"]) for a in gt_dict["annotations"]}
+    cells |= {(i["id"], c) for i in gt_dict["images"] for c in i["neg_category_ids"]}
+    expected = [sum(c == category for _, c in cells) for category in gt.category_ids]
+    assert verified_images(gt).tolist() == expected
+    _, runs = make_runs(tmp_path, 7)
+    coverage = analyse(gt, runs).coverage["all"]
+    assert coverage == pytest.approx(len(cells) / (len(gt.image_ids) * len(gt.category_ids)))
+    assert (verified_images(replace(gt, exhaustive=True)) == len(gt.image_ids)).all()
+
+
+def test_confusions_point_from_the_object_to_the_prediction(tmp_path):
+    box = [10.0, 10.0, 30.0, 30.0]
+    gt_dict = {
+        "images": [
+            {
+                "id": 1,
+                "height": 96,
+                "width": 128,
+                "file_name": "1.png",
+                "neg_category_ids": [],
+                "not_exhaustive_category_ids": [],
+            }
+        ],
+        "categories": [
+            {"id": 4, "name": "cup", "frequency": "r", "image_count": 2},
+            {"id": 8, "name": "mug", "frequency": "f", "image_count": 200},
+        ],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 4, "bbox": box, "area": 900},
+            {
+                "id": 2,
+                "image_id": 1,
+                "category_id": 8,
+                "bbox": [70.0, 40.0, 20.0, 20.0],
+                "area": 400,
+            },
+        ],
+    }
+    rows = [
+        {"image_id": 1, "category_id": 8, "bbox": box, "score": 0.9},
+        {"image_id": 1, "category_id": 8, "bbox": [70.0, 40.0, 20.0, 20.0], "score": 0.8},
+        {"image_id": 1, "category_id": 4, "bbox": box, "score": 0.7},
+    ]
+    gt = load_annotations(write(tmp_path / "gt.json", gt_dict))
+    runs = load_runs(gt, {"a": write(tmp_path / "a.json", rows)}, progress=False)
+    analysis = analyse(gt, runs)
+    assert [(c.gt_category, c.predicted, c.counts) for c in analysis.confusions] == [(0, 1, [1])]
+    printed = analysis.to_text().split("Most frequent confusions")[1].splitlines()[3]
+    assert printed.split() == ["cup", "mug", "1"]
+    assert analysis.to_json()["confusions"] == [{"gt_category": 4, "predicted": 8, "counts": [1]}]
+
+
+def test_shown_detections_reach_their_threshold(tmp_path):
+    gt, runs = make_runs(tmp_path, 8)
+    analysis = analyse(gt, runs)
+    for run, part, rows in zip(runs, analysis.runs, shown(analysis, runs), strict=True):
+        expected = {
+            d
+            for d in range(len(run.detections))
+            if analysis.matched[c := run.detections.category[d]]
+            and run.detections.score[d] >= part.threshold[c]
+            and run.matches.outcome[d] not in (Outcome.CAPPED, Outcome.DEGENERATE)
+        }
+        assert set(rows.tolist()) == expected
+        assert (np.diff(run.detections.score[rows]) <= 0).all()
+        assert Outcome.UNVERIFIED in run.matches.outcome[rows]
+
+
+def test_kinds_name_every_outcome(tmp_path):
+    _, (run, _) = make_runs(tmp_path, 9)
+    names = {Outcome.TP: "TP", Outcome.IGNORED: "Ignored", Outcome.UNVERIFIED: "Unverifiable"}
+    for d, kind in enumerate(kinds(run.matches)):
+        outcome = Outcome(run.matches.outcome[d])
+        if outcome == Outcome.FP:
+            assert KINDS[kind] == ErrorType(run.matches.error_type[d]).label
+        else:
+            assert KINDS[kind] == names[outcome]
+
+
+def test_scenes_are_those_that_change_most(tmp_path):
+    gt, runs = make_runs(tmp_path, 10, images=30, iou_type="segm")
+    analysis = analyse(gt, runs)
+    scenes = choose_scenes(analysis, gt, runs, num_images=3)
+    everything = choose_scenes(analysis, gt, runs, image_ids=gt.image_ids.tolist())
+    changes = sorted(scene.change for scene in everything)
+    removed = [scene.change for scene in scenes if scene.change < 0]
+    added = [scene.change for scene in scenes if scene.change > 0]
+    assert removed == [c for c in changes[:3] if c < 0]
+    assert added == [c for c in changes[:-4:-1] if c > 0]
+    assert sum(sum(s.false_positives) for s in everything) == sum(analysis.groups[0].total)
+    for scene in everything:
+        for count, run in zip(scene.false_positives, scene.detections, strict=True):
+            assert count == sum(item.kind in ERROR_TYPES for item in run)
+            for item in run:
+                assert 0 <= item.score <= 1
+                assert item.segmentation["size"] == [scene.height, scene.width]
+        assert len(scene.ground_truth) == (gt.ann_image == scene.image).sum()
+
+
+def test_filters_decide_what_counts(tmp_path):
+    gt, runs = make_runs(tmp_path, 11, images=30)
+    analysis = analyse(gt, runs)
+    category = int(np.flatnonzero(analysis.matched)[0])
+    ids = gt.image_ids.tolist()
+    scenes = choose_scenes(analysis, gt, runs, categories=[category], image_ids=ids)
+    shown_categories = {o.category for s in scenes for run in s.detections for o in run}
+    assert shown_categories == {category}
+    scenes = choose_scenes(analysis, gt, runs, error_types=["Bkg"], image_ids=ids)
+    by_type = [row[ERROR_TYPES.index("Bkg")] for row in analysis.groups[0].by_type]
+    assert [sum(s.false_positives[i] for s in scenes) for i in range(2)] == by_type
+    assert {o.kind for s in scenes for run in s.detections for o in run} > {"Bkg"}
+    assert find_categories(gt, ["category 3"], ["r"]) == sorted(
+        {int(gt.category_row(3)), *np.flatnonzero(gt.frequency == "r").tolist()}
+    )
+
+
+def test_one_run_stands_alone(tmp_path):
+    gt, runs = make_runs(tmp_path, 12, qualities=(0.8,))
+    analysis = analyse(gt, runs)
+    row = analysis.groups[0]
+    assert row.reached == [row.matched]
+    scenes = choose_scenes(analysis, gt, runs, num_images=2)
+    assert len(scenes) == 2
+    assert scenes[0].change == scenes[0].false_positives[0] >= scenes[1].change > 0
+
+
+def test_empty_results_reach_nothing(tmp_path):
+    gt, (run, _) = make_runs(tmp_path, 13)
+    (empty,) = load_runs(gt, {"empty": write(tmp_path / "e.json", [])}, iou_type="bbox")
+    analysis = analyse(gt, [run, empty])
+    assert analysis.groups[0].matched == 0
+    assert choose_scenes(analysis, gt, [run, empty]) == []
+    text = analysis.to_text()
+    assert "nan" not in text
+    assert "Over 0 of" in text
+    json.dumps(analysis.to_json(), allow_nan=False)
+
+
+@pytest.fixture
+def files(tmp_path):
+    gt_dict = make_gt(14)
+    write(tmp_path / "gt.json", gt_dict)
+    write(tmp_path / "base.json", make_results(gt_dict, 1, quality=0.6))
+    write(tmp_path / "iif.json", make_results(gt_dict, 2, quality=0.8))
+    return tmp_path
+
+
+def command(folder, *more):
+    return main(
+        [
+            "false-positives",
+            *("--gt", str(folder / "gt.json"), "--results", str(folder / "iif.json")),
+            *("--baseline", str(folder / "base.json"), "--output", str(folder / "out"), *more),
+        ]
+    )
+
+
+def test_command_writes_equal_figures_everywhere(files, capsys):
+    assert command(files) == 0
+    printed = capsys.readouterr().out
+    out = files / "out"
+    assert (out / "false_positives.txt").read_text() in printed
+    assert (out / "false_positives.md").read_text().startswith("## False positives at recall 0.5")
+    content = json.loads((out / "false_positives.json").read_text())
+    assert content["iou_type"] == "segm"
+    assert [run["name"] for run in content["runs"]] == ["baseline", "IIF"]
+    rows = list(csv.DictReader(io.StringIO((out / "false_positives.csv").read_text())))
+    matched = [row for row in rows if row["matched"] == "1"]
+    for i, name in enumerate(("baseline", "IIF")):
+        total = sum(int(row[f"{name}: FP"]) for row in matched)
+        assert total == content["groups"][0]["false_positives"][i]
+        assert f" {total:,}" in printed.split("By error type")[0]
+        outcomes = content["runs"][i]["outcomes"]
+        assert sum(outcomes.values()) == content["runs"][i]["num_detections"]
+        assert sum(content["runs"][i]["error_types"].values()) == outcomes["FP"]
+    assert "unverifiable" in printed
+    assert "Coverage:" in printed
+    assert "Secondary views, not comparable" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--recall", "0"], "above 0"),
+        (["--recall", "1.5"], "at most 1"),
+        (["--category", "categori 3"], "did you mean category 3"),
+        (["--image-id", "1"], "no image has id 1"),
+        (["--images", "nowhere"], "nowhere: no such folder"),
+        (["--names", "one"], "2 different names"),
+    ],
+)
+def test_bad_arguments_are_refused_before_the_results_are_read(files, capsys, arguments, words):
+    (files / "iif.json").write_text("[")  # reading it would fail with another message
+    assert command(files, *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not (files / "out").exists()
+
+
+def test_a_category_that_none_brings_to_the_recall_is_refused(tmp_path):
+    gt, runs = make_runs(tmp_path, 15, qualities=(0.2, 0.2))
+    analysis = analyse(gt, runs, recall=1.0)
+    unmatched = int(np.flatnonzero(~analysis.matched)[0])
+    with pytest.raises(InputError, match=r"recall 1 by each of both runs .*lower --recall"):
+        choose_scenes(analysis, gt, runs, categories=[unmatched])
