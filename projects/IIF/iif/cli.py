@@ -26,9 +26,59 @@ def build_parser() -> argparse.ArgumentParser:
         description="Inverse Image Frequency for long-tailed instance segmentation.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_compare, _add_false_positives):
+    for add in (_add_evaluate, _add_compare, _add_false_positives):
         add(commands)
     return parser
+
+
+def _add_evaluate(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "evaluate",
+        help="evaluate a result file as LVIS does",
+        description="Evaluate a result file as LVIS does: AP and AR for boxes and masks, AP-fixed, "
+        "and the outcome of each detection.",
+    )
+    parser.add_argument("--gt", required=True, help="LVIS-format annotation file")
+    parser.add_argument("--results", required=True, help="result file (LVIS's submission format)")
+    parser.add_argument(
+        "--iou-type",
+        nargs="+",
+        choices=("bbox", "segm"),
+        help="evaluate boxes, masks or both (default: what the results have)",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="where the files go")
+    parser.add_argument(
+        "--outcomes", action="store_true", help="write each detection's outcome as CSV"
+    )
+    parser.add_argument(
+        "--exhaustive",
+        action="store_true",
+        help="every category is annotated in every image, as in COCO",
+    )
+    parser.add_argument(
+        "--train-json",
+        metavar="FILE",
+        help="training annotations to count rare, common and frequent categories from",
+    )
+    parser.set_defaults(run=_run_evaluate)
+
+
+def _run_evaluate(args: argparse.Namespace) -> None:
+    from iif.evaluation.summary import evaluate_files, format_summary
+
+    summary = evaluate_files(
+        args.gt,
+        args.results,
+        iou_types=args.iou_type,
+        output_dir=args.output,
+        outcomes=args.outcomes,
+        exhaustive=args.exhaustive,
+        train_json=args.train_json,
+    )
+    print(format_summary(summary))
+    if args.iou_type is None and "segm" not in summary["metrics"]:
+        print(f"\n{args.results} has no masks: evaluated as boxes alone.")
+    print(f"\nSummary, matches{' and outcomes' if args.outcomes else ''}: {args.output}")
 
 
 def _add_compare(commands: argparse._SubParsersAction) -> None:
@@ -180,10 +230,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise ValueError
-    return number
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
+    return int(text)
 
 
 if __name__ == "__main__":

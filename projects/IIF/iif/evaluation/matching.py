@@ -266,7 +266,7 @@ def find_overlaps(
 
 
 def save_matches(
-    path: str | os.PathLike[str], matches: Mapping[str, Matches], gt: Annotations
+    path: str | os.PathLike[str], matches: Mapping[IouType, Matches], gt: Annotations
 ) -> None:
     """Write ``eval_matches.npz``: all of `Matches` but what is by detection (D).
 

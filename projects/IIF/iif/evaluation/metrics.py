@@ -40,16 +40,17 @@ def compute_metrics(
     areas = list(AREA_RANGES)
     at_50, at_75 = (int(np.argmin(abs(IOU_THRESHOLDS - iou))) for iou in (0.5, 0.75))
     ap, ar = precision.mean(axis=1), recall.mean(axis=1)
-    metrics = {"AP": _mean(ap[0])}
+    metrics = dict(
+        zip(("AP", "APr", "APc", "APf"), mean_by_group(ap[0], gt.frequency), strict=True)
+    )
     metrics |= {"AP50": _mean(precision[0, at_50]), "AP75": _mean(precision[0, at_75])}
     metrics |= {f"AP{area[0]}": _mean(ap[areas.index(area)]) for area in areas[1:]}
-    metrics |= {f"AP{group}": _mean(ap[0, gt.frequency == group]) for group in "rcf"}
     metrics |= {
         f"AR{'' if area == 'all' else area[0]}@{MAX_DETECTIONS}": _mean(ar[areas.index(area)])
         for area in areas
     }
     per_category = {"AP": ap[0], "AP50": precision[0, at_50], f"AR@{MAX_DETECTIONS}": ar[0]}
-    return metrics, per_category
+    return {name: metrics[name] for name in METRICS}, per_category
 
 
 def average_precision(
@@ -64,6 +65,14 @@ def average_precision(
     """
     precision, _ = precision_and_recall(matches, image_weights, num_areas=1)
     return precision[0].mean(axis=0)
+
+
+def mean_by_group(values: NDArray[np.float64], frequency: NDArray[np.str_]) -> list[float | None]:
+    """Return the mean of (K,) values over all, rare, common and frequent categories.
+
+    NaN is left out; a mean of nothing is None.
+    """
+    return [_mean(values), *(_mean(values[frequency == group]) for group in "rcf")]
 
 
 def precision_and_recall(
