@@ -23,13 +23,11 @@ from iif.evaluation.bootstrap import (
     weighted_average_precision,
 )
 from iif.evaluation.matching import Matches, load_matches
+from iif.evaluation.summary import MATCHES_FILE, SUMMARY_FILE, SUMMARY_FORMAT
 from iif.evaluation.tables import csv_text, markdown_table, number, text_table
 from iif.files import InputError, atomic_write, read_json, versions
 
 FORMAT = "iif-comparison/1"
-SUMMARY_FILE = "eval_summary.json"
-SUMMARY_FORMAT = "iif-eval-summary/1"
-MATCHES_FILE = "eval_matches.npz"
 IOU_TYPES = {"bbox": "Box", "segm": "Mask"}
 METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR@300"),
