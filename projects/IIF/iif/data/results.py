@@ -24,7 +24,6 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -36,8 +35,13 @@ IouType = Literal["bbox", "segm"]
 IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
 
 _RESULTS = "a JSON list of detections (LVIS's submission format)"
+# A block holds many rows, and no row is longer than a block.
 _BLOCK_BYTES = 8 << 20
+_TAIL_BYTES = 1 << 16
 _JSON_SPACE = b" \t\r\n"
+_SPACE = re.compile(r"[ \t\r\n]*")
+_GAP = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
+_JSON = json.JSONDecoder()
 _Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -289,145 +293,132 @@ def _decoded(
     """Yield the rows block by block, each block with the number of its first row."""
     decoder = msgspec.json.Decoder(list[row_type])  # type: ignore[valid-type]
     first_row = 0
-    for text in _blocks(source, digest, progress):
+    rest = b""
+    for block, last in _blocks(source, digest, progress):
+        rest += block
+        text = _without_comma(rest, source, first_row) if first_row else rest
+        cut = len(text) if last else _last_gap(text)
         try:
-            rows = decoder.decode(b"[" + text + b"]")
+            if not cut and len(text) > _BLOCK_BYTES:
+                rows, cut = _decode_leniently(text, row_type, source, first_row, last)
+            else:
+                rows = decoder.decode(b"[" + text[:cut] + b"]")
         except msgspec.ValidationError as error:
             raise _validation_error(source, first_row, error) from None
         except msgspec.DecodeError:
-            rows = _decode_leniently(text, row_type, source, first_row)
-        yield first_row, rows
-        first_row += len(rows)
+            rows, cut = _decode_leniently(text, row_type, source, first_row, last)
+        if rows:
+            yield first_row, rows
+            first_row += len(rows)
+            rest = text[cut:]
 
 
-def _blocks(source: str, digest: _Hash, progress: bool) -> Iterator[bytes]:
-    """Yield the inside of the file's list in pieces that end between two of its objects."""
+def _without_comma(text: bytes, source: str, row: int) -> bytes:
+    """Return the text behind the comma that separates it from the row before."""
+    text = text.lstrip(_JSON_SPACE)
+    if text[:1] not in (b",", b""):
+        raise _malformed_error(source, row, "expected ',' before it")
+    return text[1:]
+
+
+def _blocks(source: str, digest: _Hash, progress: bool) -> Iterator[tuple[bytes, bool]]:
+    """Yield the inside of the file's list in blocks, and with each whether it is the last."""
     try:
         f = open(source, "rb")  # noqa: SIM115 - closed by the with statement below
     except FileNotFoundError:
         raise InputError(f"{source}: no such file; expected {_RESULTS}") from None
     except IsADirectoryError:
         raise InputError(f"{source}: is a folder; expected {_RESULTS}") from None
-    size = os.fstat(f.fileno()).st_size
     bar = tqdm(
         desc=f"reading {os.path.basename(source)}",
-        total=size,
+        total=os.fstat(f.fileno()).st_size,
         unit="B",
         unit_scale=True,
         delay=1,
         disable=None if progress else True,
     )
     with f, bar:
-        rest = b""
-        opened = False
-        while block := f.read(_BLOCK_BYTES):
+        # Both ends before the rest: a file that was cut off is refused at once, however large.
+        f.seek(max(0, bar.total - _TAIL_BYTES))
+        tail = f.read().rstrip(_JSON_SPACE)
+        f.seek(0)
+        block = f.read(_BLOCK_BYTES)
+        head = block.lstrip(_JSON_SPACE)
+        if not head:
+            raise InputError(f"{source}: is empty; a model without any detection gives []")
+        if not head.startswith(b"["):
+            raise InputError(
+                f"{source}: begins with {head[:1].decode(errors='replace')!r}; expected {_RESULTS}"
+            )
+        if not tail.endswith(b"]"):
+            raise InputError(
+                f"{source}: does not end with the list's closing ']': the file is cut off; copy or "
+                "make it again"
+            )
+        inside = head[1:]
+        while block:
             digest.update(block)
             bar.update(len(block))
-            rest += block
-            if not opened:
-                rest = rest.lstrip(_JSON_SPACE)
-                if not rest:
-                    continue
-                if rest[:1] != b"[":
-                    raise InputError(
-                        f"{source}: begins with {rest[:1].decode(errors='replace')!r}; expected "
-                        f"{_RESULTS}, which begins with '['"
-                    )
-                rest = rest[1:]
-                opened = True
-            comma, end = _last_comma(np.frombuffer(rest, np.uint8))
-            if end >= 0:
-                yield rest[:end]
-                _refuse_more(source, rest[end + 1 :], f, digest)
-                return
-            if comma >= 0:
-                yield rest[:comma]
-                rest = rest[comma + 1 :]
-    raise InputError(
-        f"{source}: the file is cut off: it ends before the list's closing ']'; expected "
-        f"{_RESULTS}; copy or make it again"
-        if size
-        else f"{source}: the file is empty; expected {_RESULTS} (a model without any detection "
-        "gives [])"
-    )
+            block = f.read(_BLOCK_BYTES)
+            if block.strip(_JSON_SPACE):
+                yield inside, False
+                inside = block
+        yield inside.rstrip(_JSON_SPACE)[:-1], True
 
 
-@njit(cache=True)
-def _last_comma(text: NDArray) -> tuple[int, int]:
-    """Find where the inside of a JSON list can be cut.
+def _last_gap(text: bytes) -> int:
+    """Return where the last of the gaps "}, {" between objects begins its comma; 0 for none.
 
-    Args:
-        text: (N,) uint8, JSON from just behind the list's "[" or one of its commas.
-
-    Returns:
-        The position of the last comma between two of the list's items, and that of the list's
-        closing "]"; -1 where there is none.
+    A gap may lie within a row, in a list of objects or a string; the text before it is no JSON
+    then, as a bracket or a quote stays open.
     """
-    comma = -1
-    depth = 1
-    i = 0
-    while i < len(text):
-        c = text[i]
-        if c == 34:  # a string: go to its closing quote
-            i += 1
-            while i < len(text) and text[i] != 34:
-                i += 2 if text[i] == 92 else 1
-        elif c == 44:
-            if depth == 1:
-                comma = i
-        elif c == 123 or c == 91:
-            depth += 1
-        elif c == 125 or c == 93:
-            depth -= 1
-            if depth == 0:
-                return comma, i
-        i += 1
-    return comma, -1
+    for start in (max(0, len(text) - _TAIL_BYTES), 0):
+        gaps = list(_GAP.finditer(text, start))
+        if gaps:
+            return gaps[-1].start() + 1
+    return 0
 
 
-def _refuse_more(source: str, rest: bytes, f: Any, digest: _Hash) -> None:
-    while rest:
-        if rest.strip(_JSON_SPACE):
-            raise InputError(
-                f"{source}: there is more after the list's closing ']'; expected one JSON list"
-            )
-        rest = f.read(_BLOCK_BYTES)
-        digest.update(rest)
-
-
-def _decode_leniently(text: bytes, row_type: type[Any], source: str, first_row: int) -> list[Any]:
+def _decode_leniently(
+    text: bytes, row_type: type[Any], source: str, first_row: int, last: bool
+) -> tuple[list[Any], int]:
     """Decode row by row what msgspec refuses: NaN and Infinity, which Python's json writes.
 
     A box that is not finite is no error (the detection is degenerate); a score is, further on.
 
+    Args:
+        text: rows with commas between; when not ``last`` the end of one may be missing.
+        row_type: what each row must be.
+        source, first_row: for messages.
+        last: whether ``text`` reaches the list's end.
+
+    Returns:
+        The rows and how many bytes they take.
+
     Raises:
         InputError: names the row that is not JSON.
     """
-    decoder = json.JSONDecoder()
-    string = text.decode(errors="replace")
-    space = re.compile(r"[ \t\r\n]*")
+    # One character for each byte, so that positions agree; no value that is read has others.
+    string = text.decode("latin-1")
     rows: list[Any] = []
-    at = 0
+    at = used = 0
     while True:
-        at = space.match(string, at).end()  # type: ignore[union-attr]
         try:
-            value, at = decoder.raw_decode(string, at)
-            rows.append(msgspec.convert(value, row_type))
+            value, at = _JSON.raw_decode(string, _SPACE.match(string, at).end())  # type: ignore[union-attr]
         except json.JSONDecodeError as error:
-            raise InputError(
-                f"{source}: row {first_row + len(rows)}: not valid JSON ({error.msg}); "
-                "make the results again"
-            ) from None
+            if not last and used + _BLOCK_BYTES > len(text):
+                return rows, used
+            raise _malformed_error(source, first_row + len(rows), error.msg) from None
+        try:
+            rows.append(msgspec.convert(value, row_type))
         except msgspec.ValidationError as error:
             raise _validation_error(source, first_row + len(rows), error) from None
-        at = space.match(string, at).end()  # type: ignore[union-attr]
+        used = at
+        at = _SPACE.match(string, at).end()  # type: ignore[union-attr]
         if at == len(string):
-            return rows
+            return rows, used
         if string[at] != ",":
-            raise InputError(
-                f"{source}: row {first_row + len(rows)}: not valid JSON (expected ',' before it); "
-                "make the results again"
-            )
+            raise _malformed_error(source, first_row + len(rows), "expected ',' before it")
         at += 1
 
 
@@ -448,6 +439,10 @@ def _validation_error(source: str, first_row: int, error: msgspec.ValidationErro
         f"{fault[0].lower()}{fault[1:]}; a row is an object with image_id and category_id (whole "
         "numbers), score (a number) and bbox [x, y, width, height] or segmentation (an RLE)",
     )
+
+
+def _malformed_error(source: str, row: int, fault: str) -> InputError:
+    return InputError(f"{source}: row {row}: not valid JSON ({fault}); make the results again")
 
 
 def _mask_error(source: str, row: int, fault: str) -> InputError:
