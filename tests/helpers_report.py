@@ -105,7 +105,7 @@ def make_comparison(
                     SHA256, 5_942_700, settings)
             for name in runs
         ],
-        dataset=DatasetInfo("lvis_v1_val", "lvis_v1_val.json", SHA256, 19809, num_categories, False),
+        dataset=DatasetInfo("lvis_v1_val", "val.json", SHA256, 19809, num_categories, False),
         iou_types=list(iou_types),
         metrics=metrics,
         categories=categories,
@@ -274,7 +274,9 @@ def make_scene(
     )
 
 
-def make_crops(count: int, *, num_categories: int = 60, num_runs: int = 2, **scene: int) -> list[Crop]:
+def make_crops(
+    count: int, *, num_categories: int = 60, num_runs: int = 2, **scene: int
+) -> list[Crop]:
     names, groups = category_names(num_categories), frequencies(num_categories)
     crops = []
     for i in range(count):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,9 +27,114 @@ def build_parser() -> argparse.ArgumentParser:
         description="Inverse Image Frequency for long-tailed instance segmentation.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_add_evaluate, _add_compare, _add_false_positives):
+    for add in (
+        _add_weights,
+        _add_glyphs,
+        _add_evaluate,
+        _add_compare,
+        _add_false_positives,
+        _add_report,
+    ):
         add(commands)
     return parser
+
+
+def _add_weights(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "weights",
+        help="count classes and make their IIF weights",
+        description="Count the classes of an annotation file and write their IIF weights.",
+    )
+    parser.add_argument("--json", required=True, metavar="FILE", help="training annotations")
+    # The values are checked where they are defined, which takes torch: too slow for --help.
+    parser.add_argument(
+        "--variant",
+        default="raw",
+        help="raw, smooth, prob, normit, gombit, base2 or base10 (default raw)",
+    )
+    parser.add_argument("--count-by", default="image", help="image or instance (default image)")
+    parser.add_argument(
+        "--zero-count",
+        default="error",
+        help="a class never seen: error, or clamp to count it as seen once (default error)",
+    )
+    parser.add_argument(
+        "--nonpositive",
+        default="error",
+        help="a weight that is not positive: error, or clamp to the smallest positive one",
+    )
+    parser.add_argument("--csv", required=True, metavar="FILE", help="the table to write")
+    parser.add_argument("--plot", metavar="FILE", help="weight over count as PNG, PDF or SVG")
+    parser.set_defaults(run=_run_weights)
+
+
+def _run_weights(args: argparse.Namespace) -> None:
+    from iif.frequency import ClassFrequency
+    from iif.weights import format_weights, iif_weights, write_weights_csv
+
+    frequency = ClassFrequency.from_json(args.json)
+    weights = iif_weights(
+        frequency,
+        args.variant,
+        args.count_by,
+        zero_count=args.zero_count,
+        nonpositive=args.nonpositive,
+    )
+    print(
+        f"{args.json}: {len(frequency):,} classes, {frequency.num_images:,} images, "
+        f"{frequency.num_instances:,} instances; {args.variant} weights by {args.count_by}\n"
+    )
+    print(format_weights(frequency, weights))
+    write_weights_csv(args.csv, frequency, weights)
+    print(f"\nTable: {args.csv}")
+    if args.plot:
+        from iif.report.plots import save_weights_plot
+
+        save_weights_plot(
+            args.plot, frequency, weights, variant=args.variant, count_by=args.count_by
+        )
+        print(f"Plot: {args.plot}")
+
+
+def _add_glyphs(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "glyphs",
+        help="make a small long-tailed data set",
+        description="Draw characters on textured backgrounds and annotate them as LVIS v1 does: "
+        "long-tailed training, balanced validation, federated. The same arguments make the same "
+        "files; a data set that is already there is left alone.",
+    )
+    parser.add_argument("out_dir", metavar="OUT_DIR", help="the folder to make")
+    for name, default, text in (
+        ("categories", 60, "characters to tell apart"),
+        ("train", 1000, "training images"),
+        ("val", 300, "validation images"),
+        ("image-size", 128, "height and width in pixels"),
+        ("seed", 0, "of everything random"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=_count, default=default, help=f"{text} (default {default})"
+        )
+    parser.add_argument("--workers", type=_count, help="processes (default: one per core)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a data set made with other arguments"
+    )
+    parser.set_defaults(run=_run_glyphs)
+
+
+def _run_glyphs(args: argparse.Namespace) -> None:
+    from iif.data.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
+
+    settings = GlyphSettings(
+        categories=args.categories,
+        train=args.train,
+        val=args.val,
+        image_size=args.image_size,
+        seed=args.seed,
+    )
+    folder = make_glyphs(args.out_dir, settings, workers=args.workers, overwrite=args.overwrite)
+    print(f"Training annotations: {folder / TRAIN_JSON}")
+    print(f"Validation annotations: {folder / VAL_JSON}")
 
 
 def _add_evaluate(commands: argparse._SubParsersAction) -> None:
@@ -92,6 +198,7 @@ def _add_compare(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("runs", nargs="+", metavar="run", help="the same of one or more runs")
     parser.add_argument("--names", nargs="+", help="of all runs, the baseline first")
     parser.add_argument("--output", metavar="DIR", help="write tables and plots there")
+    parser.add_argument("--html", metavar="FILE", help="write one self-contained page")
     parser.add_argument(
         "--bootstrap", type=_count, default=1000, metavar="N", help="replicates (default 1000)"
     )
@@ -111,6 +218,12 @@ def _run_compare(args: argparse.Namespace) -> None:
 
         save_comparison(comparison, args.output)
         print(f"\nTables and plots: {args.output}")
+    if args.html:
+        from iif.report.html import Report, write_report
+
+        note = "There are none: iif report makes the page with false positives and crops."
+        write_report(Report(comparison, crops_note=note), args.html)
+        print(f"Page: {args.html}")
 
 
 def _add_false_positives(commands: argparse._SubParsersAction) -> None:
@@ -126,6 +239,7 @@ def _add_false_positives(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--names", nargs="+", help="of all runs, the baseline first")
     parser.add_argument("--output", required=True, metavar="DIR", help="where tables and PNGs go")
     parser.add_argument("--images", metavar="DIR", help="image folder; without it no pictures")
+    parser.add_argument("--html", metavar="FILE", help="write one self-contained page")
     parser.add_argument(
         "--recall", type=float, default=0.5, help="recall to match, per category (default 0.5)"
     )
@@ -204,6 +318,63 @@ def _run_false_positives(args: argparse.Namespace) -> None:
         subtitle = f"At recall {args.recall:g} of each category, {kind} IoU 0.5"
         pictures.save_pictures(scenes, names, images, folder, draw_panel, subtitle=subtitle)
         print(f"Pictures: {folder} ({len(scenes)})")
+    if args.html:
+        from iif.report.crops import crops_note, make_crops
+        from iif.report.html import Report, write_report
+
+        crops = make_crops(analysis, gt, runs, args.images) if args.images else []
+        note = crops_note(analysis, crops, args.images)
+        write_report(Report(None, [analysis], crops, note), args.html)
+        print(f"Page: {args.html}")
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="write one HTML page: metrics, false positives, crops",
+        description="Write one self-contained HTML page of evaluated runs: metrics with "
+        "intervals, false positives at matched recall, every category, crops. Runs are given by "
+        "their eval_summary.json, or an output folder that has one.",
+    )
+    parser.add_argument("--gt", required=True, help="annotation file they were evaluated on")
+    parser.add_argument(
+        "--run", required=True, nargs="+", dest="runs", metavar="RUN", help="one or more runs"
+    )
+    parser.add_argument("--baseline", metavar="RUN", help="the run to hold them beside")
+    parser.add_argument("--output", required=True, metavar="FILE", help="the page, report.html")
+    parser.add_argument("--names", nargs="+", help="of all runs, the baseline first")
+    parser.add_argument("--images", metavar="DIR", help="image folder; without it no crops")
+    parser.add_argument(
+        "--crops", type=_count, default=200, metavar="N", help="at most so many (default 200)"
+    )
+    parser.add_argument(
+        "--recall", type=float, default=0.5, help="recall to match, per category (default 0.5)"
+    )
+    parser.add_argument(
+        "--bootstrap", type=_count, default=1000, metavar="N", help="replicates (default 1000)"
+    )
+    parser.add_argument("--seed", type=_count, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--train-json", help="training annotations, to count frequency groups")
+    parser.set_defaults(run=_run_report)
+
+
+def _run_report(args: argparse.Namespace) -> None:
+    from iif.report.build import build_report
+    from iif.report.html import write_report
+
+    report = build_report(
+        args.gt,
+        [args.baseline, *args.runs] if args.baseline else args.runs,
+        names=args.names,
+        images=args.images,
+        max_crops=args.crops,
+        recall=args.recall,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        train_json=args.train_json,
+    )
+    write_report(report, args.output)
+    print(f"Page: {args.output}")
 
 
 def _panel_drawer() -> Drawer:
@@ -221,6 +392,8 @@ def _panel_drawer() -> Drawer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (2 for a fault in the input)."""
+    # One plain line: where in the program a warning arises tells a user nothing.
+    warnings.formatwarning = lambda message, *_, **__: f"iif: warning: {message}\n"
     args = build_parser().parse_args(argv)
     try:
         return args.run(args) or 0

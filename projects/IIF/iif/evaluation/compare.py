@@ -24,7 +24,7 @@ from iif.evaluation.bootstrap import (
 )
 from iif.evaluation.matching import Matches, load_matches
 from iif.evaluation.summary import MATCHES_FILE, SUMMARY_FILE, SUMMARY_FORMAT
-from iif.evaluation.tables import csv_text, markdown_table, number, text_table
+from iif.evaluation.tables import Cell, csv_text, markdown_table, number, text_table
 from iif.files import InputError, atomic_write, read_json, versions
 
 FORMAT = "iif-comparison/1"
@@ -189,12 +189,13 @@ class Comparison:
             header += [f"difference {name}", f"difference {name}: low", f"difference {name}: high"]
         rows = []
         for row in self.metrics:
-            cells: list[str | float | None] = [row.iou_type, row.metric]
+            cells: list[Cell] = [row.iou_type, row.metric]
             for value, interval in [
                 *zip(row.values, row.value_intervals, strict=True),
                 *zip(row.differences, row.difference_intervals, strict=True),
             ]:
-                cells += [value, interval and interval.low, interval and interval.high]
+                bounds = (None, None) if interval is None else (interval.low, interval.high)
+                cells += [value, *bounds]
             rows.append(cells)
         return csv_text(header, rows)
 
@@ -206,7 +207,7 @@ class Comparison:
             header += [f"{iou_type} AP difference {name}" for name in self.names[1:]]
         rows = []
         for row in self.categories:
-            cells = [row.id, row.name, row.frequency, row.image_count, row.num_gt]
+            cells: list[Cell] = [row.id, row.name, row.frequency, row.image_count, row.num_gt]
             for iou_type in self.iou_types:
                 cells += [*row.ap[iou_type], *row.difference[iou_type]]
             rows.append(cells)
@@ -376,7 +377,8 @@ def compare(
     for one, other in combinations(pairs[1:], 2):
         _refuse_differences(one, other)
     iou_types, notes = _common_iou_types(pairs)
-    notes += _setting_notes(pairs) + _same_results_notes(pairs)
+    if len(pairs) > 1:
+        notes += _setting_notes(pairs) + _same_results_notes(pairs)
 
     replicates = {}
     if bootstrap:

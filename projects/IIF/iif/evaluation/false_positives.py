@@ -302,12 +302,10 @@ class FalsePositiveAnalysis:
     def _render(self, table: Callable[..., str], heading: str, gap: str) -> str:
         """Return all parts, each a heading, a gap and a table made by ``table``."""
         kind = {"bbox": "box", "segm": "mask"}[self.iou_type]
-        matched = self.groups[0].matched
         at = f"at recall {self.recall:g} ({kind} IoU 0.5)"
         parts = [
             heading.format(f"False positives {at}"),
-            f"Over {matched:,} of {self.groups[0].categories:,} categories with ground truth: "
-            f"those that {_who_reaches(self.names)} brings to this recall.",
+            self._matched_note(),
             table(*self._total_table(lambda row: row.total, 0)),
             heading.format("Per 1,000 verified images of the category, mean over categories")
             + gap
@@ -330,6 +328,15 @@ class FalsePositiveAnalysis:
             + table(*self._secondary_table())
         )
         return "\n\n".join(parts)
+
+    def _matched_note(self) -> str:
+        row = self.groups[0]
+        note = f"Over {row.matched:,} of {row.categories:,} categories with ground truth, those in "
+        note += f"which {_all_runs(self.names)} this recall"
+        if len(self.runs) > 1:
+            reached = zip(self.names, row.reached, strict=True)
+            note += f" ({', '.join(f'{name} in {count:,}' for name, count in reached)})"
+        return note + ("." if row.matched else "; choose a lower --recall.")
 
     def _total_table(
         self, values: Callable[[GroupRow], Sequence[float]], decimals: int
@@ -759,9 +766,7 @@ def _confusions(
     ]
 
 
-def kinds(
-    matches: Matches, rows: NDArray[np.int64] | slice = slice(None)
-) -> NDArray[np.uint8]:
+def kinds(matches: Matches, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.uint8]:
     """Return what each detection in ``rows`` is: an index into KINDS; 255 if never shown."""
     table = np.full((len(Outcome), len(ErrorType)), _NOT_SHOWN, np.uint8)
     table[Outcome.TP] = KINDS.index("TP")
@@ -847,9 +852,8 @@ def _refuse_unmatched(analysis: FalsePositiveAnalysis, chosen: NDArray[np.bool_]
         f"{run.name} {np.nanmax(run.max_recall[chosen], initial=0.0):.2f}" for run in analysis.runs
     ]
     raise InputError(
-        f"no chosen category is brought to recall {analysis.recall:g} by "
-        f"{_who_reaches(analysis.names)} (highest: {', '.join(best)}); "
-        "choose others or a lower --recall"
+        f"there is no chosen category in which {_all_runs(analysis.names)} recall "
+        f"{analysis.recall:g} (highest: {', '.join(best)}); choose others or a lower --recall"
     )
 
 
@@ -912,8 +916,8 @@ def _rle_box(rle: dict | None) -> list[float]:
     return mask.toBbox(rle).tolist()
 
 
-def _who_reaches(names: Sequence[str]) -> str:
-    return {1: names[0], 2: "each of both runs"}.get(len(names), "every run")
+def _all_runs(names: Sequence[str]) -> str:
+    return {1: f"{names[0]} reaches", 2: "both runs reach"}.get(len(names), "all runs reach")
 
 
 def _by_type(counts: Sequence[int] | NDArray[np.int64]) -> dict[str, int]:

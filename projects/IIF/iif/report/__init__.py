@@ -1,0 +1,1 @@
+"""Plots, pictures and the self-contained HTML page."""

@@ -80,7 +80,7 @@ def nice_ticks(low: float, high: float, target: int = 5) -> list[float]:
 
 
 def _text(value: float) -> str:
-    return f"{value + 0.0:,.10g}".replace("-", "−")
+    return f"{value + 0.0:,.10g}".replace("-", "\N{MINUS SIGN}")
 
 
 def log_range(values: Sequence[float]) -> tuple[float, float]:
@@ -155,7 +155,8 @@ def _frame(x: Axis, y: Axis) -> Markup:
         at = f"{x.place(value):.1f}"
         parts.append(
             Markup(
-                '<path class="axis" d="M{} {}v5"/><text x="{}" y="{}" text-anchor="middle">{}</text>'
+                '<path class="axis" d="M{} {}v5"/><text x="{}" y="{}" text-anchor="middle">{}'
+                "</text>"
             ).format(at, bottom, at, bottom + 18, text)
         )
     parts.append(

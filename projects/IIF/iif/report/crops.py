@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,14 +11,38 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as mask_util
+from tqdm import tqdm
 
-from iif.evaluation.false_positives import Scene, SceneObject
+from iif.data.annotations import Annotations
+from iif.evaluation.false_positives import (
+    ERROR_TYPES,
+    KINDS,
+    FalsePositiveAnalysis,
+    Run,
+    Scene,
+    SceneObject,
+    choose_scenes,
+    kinds,
+    shown,
+)
 from iif.report.outlines import mask_path
+from iif.report.pictures import find_images, load_image
 
 # A crop is shown about 370 CSS pixels wide; these keep 200 of them well below 20 MB in base64.
+MAX_CROPS = 200
 MAX_SIDE = 420
 MAX_BYTES = 48 * 1024
 MAX_SHAPES = 40
+
+CHANGES = ("removed", "added", "kept")
+
+_CANDIDATE = np.dtype(
+    [
+        *((field, np.int64) for field in ("run", "row", "image", "category", "kind", "change")),
+        ("score", np.float64),
+        ("turn", np.int64),
+    ]
+)
 
 Window = tuple[int, int, int, int]
 """x, y, width, height in pixels of the image."""
@@ -54,8 +79,8 @@ class Crop:
         width, height: of the embedded picture.
         jpeg: its bytes.
         category, group, kind: of the false positive it was cut around.
-        change: "removed" (only the baseline makes it), "added" (only a later run does), "kept"
-            (several do), or "" with a single run.
+        change: "removed" (no later run makes it), "added" (the baseline does not make it), "kept"
+            (the baseline and a later run make it), or "" with a single run.
         panels: (runs + 1,) shapes, ground truth last.
         left_out: (runs + 1,) shapes of each panel that were too many to draw.
     """
@@ -72,6 +97,189 @@ class Crop:
     change: str
     panels: list[list[Shape]]
     left_out: list[int]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A false positive to cut a crop around: detection ``row`` of run ``run``; see `Crop`."""
+
+    run: int
+    row: int
+    image: int
+    category: int
+    kind: str
+    change: str
+
+
+def make_crops(
+    analysis: FalsePositiveAnalysis,
+    gt: Annotations,
+    runs: Sequence[Run],
+    images: str | os.PathLike[str],
+    count: int = MAX_CROPS,
+    *,
+    progress: bool = True,
+) -> list[Crop]:
+    """Cut crops around false positives at the matched recall.
+
+    Args:
+        analysis, gt, runs: as given to and returned by `analyse`; ``gt`` with masks for segm.
+        images: folder of the images.
+        count: at most so many crops.
+        progress: show a progress bar.
+
+    Raises:
+        InputError: an image is missing, cannot be read or has another size.
+    """
+    files = find_images(gt, images)
+    subjects = choose_subjects(analysis, runs, count)
+    rows = sorted({subject.image for subject in subjects})
+    ids = gt.image_ids[rows].tolist()
+    scenes = choose_scenes(analysis, gt, runs, image_ids=ids)
+    crops: dict[Subject, Crop] = {}
+    for scene in tqdm(scenes, desc="Crops", disable=None if progress else True):
+        pixels = load_image(files[scene.image], scene)
+        for subject in (s for s in subjects if s.image == scene.image):
+            objects = {o.index: o for o in scene.detections[subject.run]}
+            crops[subject] = cut_crop(
+                scene,
+                subject.run,
+                objects[subject.row],
+                pixels,
+                group=str(analysis.frequency[subject.category]),
+                change=subject.change,
+            )
+    return [crops[subject] for subject in subjects]
+
+
+def crops_note(
+    analysis: FalsePositiveAnalysis, crops: Sequence[Crop], images: object | None
+) -> str:
+    """Return what the page says of how its crops were chosen, or of why there are none."""
+    if images is None:
+        return "There are none: the page was made without the images (--images)."
+    total = sum(analysis.groups[0].total)
+    if not total:
+        return "There are none: no run makes a false positive at this recall."
+    turns = "change, group and type" if len(analysis.runs) > 1 else "group and type"
+    return f"Shown are {len(crops):,} of {total:,}, every {turns} in turn."
+
+
+def choose_subjects(
+    analysis: FalsePositiveAnalysis, runs: Sequence[Run], count: int
+) -> list[Subject]:
+    """Return at most ``count`` false positives at the matched recall, as varied as they can be.
+
+    Every combination of change, frequency group and error type takes its turn. In each, different
+    categories and images come first, then higher scores.
+    """
+    found = [
+        _false_positives(run, rows) for run, rows in zip(runs, shown(analysis, runs), strict=True)
+    ]
+    parts = enumerate(zip(runs, found, _changes(runs, found), strict=True))
+    pool = np.concatenate(
+        [_candidates(position, run, rows, change) for position, (run, rows, change) in parts]
+    )
+    best = np.lexsort((-pool["score"], pool["turn"]))
+    group = np.unique(analysis.frequency, return_inverse=True)[1]
+    stratum = (pool["change"] * len(group) + group[pool["category"]]) * len(KINDS) + pool["kind"]
+    chosen = best[np.argsort(_occurrence(stratum[best]), kind="stable")][:count]
+    return [
+        Subject(
+            run=int(candidate["run"]),
+            row=int(candidate["row"]),
+            image=int(candidate["image"]),
+            category=int(candidate["category"]),
+            kind=KINDS[candidate["kind"]],
+            change=CHANGES[candidate["change"]] if len(runs) > 1 else "",
+        )
+        for candidate in pool[chosen]
+    ]
+
+
+def _candidates(
+    position: int, run: Run, rows: NDArray[np.int64], change: NDArray[np.int64]
+) -> NDArray[np.void]:
+    """Return the false positives ``rows`` of a run as records."""
+    # What a later run shares with the baseline is shown once, as the baseline's.
+    if position > 0:
+        own = change != CHANGES.index("kept")
+        rows, change = rows[own], change[own]
+    image, category = run.detections.image[rows], run.detections.category[rows]
+    pool = np.zeros(len(rows), _CANDIDATE)
+    pool["run"], pool["row"], pool["change"] = position, rows, change
+    pool["image"], pool["category"] = image, category
+    pool["score"], pool["kind"] = run.detections.score[rows], kinds(run.matches, rows)
+    # The second of a category or of an image comes after the first of all others.
+    pool["turn"] = np.maximum(_occurrence(category), _occurrence(image))
+    return pool
+
+
+def _false_positives(run: Run, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    wrong = [KINDS.index(error_type) for error_type in ERROR_TYPES]
+    return rows[np.isin(kinds(run.matches, rows), wrong)]
+
+
+def _occurrence(values: NDArray) -> NDArray[np.int64]:
+    """Return for each value how often it occurs before."""
+    order = np.argsort(values, kind="stable")
+    ranks = np.empty(len(values), np.int64)
+    ranked = values[order]
+    ranks[order] = np.arange(len(values)) - np.searchsorted(ranked, ranked)
+    return ranks
+
+
+def _changes(runs: Sequence[Run], found: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """Return for each run's false positives their positions in CHANGES."""
+    changes = []
+    for position, rows in enumerate(found):
+        others = range(1, len(runs)) if position == 0 else (0,)
+        twin = np.zeros(len(rows), bool)
+        for other in others:
+            twin |= _has_twin(runs[position], rows, runs[other], found[other])
+        changes.append(np.where(twin, CHANGES.index("kept"), min(position, 1)))
+    return changes
+
+
+def _has_twin(
+    run: Run, rows: NDArray[np.int64], other: Run, other_rows: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Return whether ``other`` has a box of the same image and category with IoU >= 0.5."""
+    num_categories = 1 + max(
+        run.detections.category[rows].max(initial=0),
+        other.detections.category[other_rows].max(initial=0),
+    )
+    keys = [
+        r.detections.image[d].astype(np.int64) * num_categories + r.detections.category[d]
+        for r, d in ((run, rows), (other, other_rows))
+    ]
+    order = np.argsort(keys[1], kind="stable")
+    start = np.searchsorted(keys[1][order], keys[0], side="left")
+    size = np.searchsorted(keys[1][order], keys[0], side="right") - start
+    # All pairs that share image and category: position in rows, position in other_rows.
+    first = np.repeat(np.arange(len(rows)), size)
+    offset = np.arange(len(first)) - np.repeat(np.cumsum(size) - size, size)
+    second = order[np.repeat(start, size) + offset]
+    twins = _iou(_boxes(run, rows)[first], _boxes(other, other_rows)[second]) >= 0.5
+    return np.bincount(first[twins], minlength=len(rows)) > 0
+
+
+def _boxes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return (n, 4) XYWH; from the masks when the result file has no boxes."""
+    detections = run.detections
+    if detections.bbox is not None:
+        return detections.bbox[rows]
+    assert detections.rle is not None  # a result row has a box or a mask
+    boxes = [mask_util.toBbox(detections.rle[row]) for row in rows.tolist()]
+    return np.array(boxes, np.float64).reshape(-1, 4)
+
+
+def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the (n,) IoU of boxes (n, 4) XYWH, pair by pair."""
+    low = np.maximum(a[:, :2], b[:, :2])
+    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    overlap = (high - low).clip(0).prod(axis=1)
+    return overlap / (a[:, 2:].prod(axis=1) + b[:, 2:].prod(axis=1) - overlap)
 
 
 def cut_crop(

@@ -102,6 +102,7 @@ class Report:
     versions: dict[str, str] = field(default_factory=versions)
 
     def __post_init__(self) -> None:
+        """Refuse a page about nothing, or about two data sets."""
         hashes = {str(a.dataset["sha256"]) for a in self.analyses}
         if self.comparison is not None:
             hashes.add(self.comparison.dataset.sha256)
@@ -196,9 +197,7 @@ def _caveat(report: Report) -> str:
                 "about another training run of the same model."
             )
         else:
-            parts.append(
-                "There are no intervals, so a difference may be chance."
-            )
+            parts.append("There are no intervals, so a difference may be chance.")
     if report.analyses:
         parts.append("Only what the annotation can prove is counted as a false positive.")
     return " ".join(parts)
@@ -243,6 +242,7 @@ def _metric_row(row: MetricRow, extent: float) -> dict[str, Any]:
         "metric": row.metric,
         "label": METRIC_LABELS.get(row.metric, ""),
         "values": [fixed(value) for value in row.values],
+        "value_range": bounds(row.value_intervals[0], of_difference=False),
         "changes": changes,
     }
 
@@ -285,7 +285,7 @@ def false_positive_view(analysis: FalsePositiveAnalysis) -> dict[str, Any]:
 
 
 def _type_rows(groups: Sequence[GroupRow]) -> list[dict[str, Any]]:
-    """Return rows of cells: for each group the runs' figures, then the changes against the first."""
+    """Return rows of cells: for each group the runs' figures, then changes against the first."""
 
     def row(
         label: str, css: str, values: Callable[[GroupRow], Sequence[float]], decimals: int
@@ -472,9 +472,7 @@ def category_table(
             columns += runs + _difference_columns(runs)
     if analysis is not None:
         runs = [run.name for run in analysis.runs]
-        headings.append(
-            (f"False positives at {analysis.recall:.0%} recall", 2 * len(runs) - 1)
-        )
+        headings.append((f"False positives at {analysis.recall:.0%} recall", 2 * len(runs) - 1))
         columns += runs + _difference_columns(runs)
 
     table = []

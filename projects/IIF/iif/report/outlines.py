@@ -26,11 +26,13 @@ def mask_path(mask: NDArray[np.bool_], *, scale: float = 1.0, tolerance: float =
     top, left = rows[0], columns[0]
     # Only the mask's own rectangle is traced. One pixel of background closes outlines that touch
     # its border; a pixel's centre is at half a pixel.
-    part = np.pad(mask[top : rows[-1] + 1, left : columns[-1] + 1], 1).astype(np.float64)
+    part = np.zeros((rows[-1] - top + 3, columns[-1] - left + 3))
+    part[1:-1, 1:-1] = mask[top : rows[-1] + 1, left : columns[-1] + 1]
     origin = np.array([left - 0.5, top - 0.5])
     parts = []
     for line in contour_generator(z=part).lines(0.5):
-        corners = np.round(simplify((line + origin) * scale, tolerance), 1)
+        points = np.asarray(line, np.float64)
+        corners = np.round(simplify((points + origin) * scale, tolerance), 1)
         if len(corners) > 3:
             parts.append("M" + "L".join(f"{x:g} {y:g}" for x, y in corners[:-1]) + "Z")
     return "".join(parts)

@@ -15,7 +15,7 @@ def fixed(value: float | None, decimals: int = 1) -> str:
     """Return a number for the page; "-" when it is undefined (None or NaN)."""
     if value is None or math.isnan(value):
         return "-"
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "−")
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def signed(value: float | None, decimals: int = 1) -> str:
@@ -24,11 +24,12 @@ def signed(value: float | None, decimals: int = 1) -> str:
     return f"+{text}" if value is not None and round(value, decimals) > 0 else text
 
 
-def bounds(interval: Interval | None, decimals: int = 1) -> str:
-    """Return "[low, high]" of the interval of a difference; "" without one."""
+def bounds(interval: Interval | None, *, of_difference: bool = True) -> str:
+    """Return "[low, high]", with signs for a difference; "" without an interval."""
     if interval is None:
         return ""
-    return f"[{signed(interval.low, decimals)}, {signed(interval.high, decimals)}]"
+    number = signed if of_difference else fixed
+    return f"[{number(interval.low)}, {number(interval.high)}]"
 
 
 def percent_change(before: float, after: float) -> float | None:
@@ -48,9 +49,7 @@ def find_metric(rows: Sequence[MetricRow], iou_type: str, metric: str) -> Metric
     return next((r for r in rows if r.iou_type == iou_type and r.metric == metric), None)
 
 
-def verdicts(
-    comparison: Comparison | None, analysis: FalsePositiveAnalysis | None
-) -> list[str]:
+def verdicts(comparison: Comparison | None, analysis: FalsePositiveAnalysis | None) -> list[str]:
     """Return one sentence per later run, or one for a single run.
 
     Args:
@@ -63,14 +62,17 @@ def verdicts(
         names = [run.name for run in analysis.runs]
     else:
         raise ValueError("a verdict needs a comparison or an analysis of false positives")
-    positions = range(1, len(names)) if len(names) > 1 else (0,)
     sentences = []
-    for run in positions:
-        parts = [
-            *([_metrics(comparison, run)] if comparison is not None else []),
-            *([_false_positives(analysis, run)] if analysis is not None else []),
-        ]
-        sentences.append(f"{names[run]} {'; '.join(parts)}.")
+    for run in range(1, len(names)) if len(names) > 1 else (0,):
+        if comparison is None:
+            assert analysis is not None
+            sentence = _false_positives(analysis, run, who=names[run])
+            sentences.append(f"{sentence[0].upper()}{sentence[1:]}.")
+            continue
+        sentence = f"{names[run]} {_metrics(comparison, run)}"
+        if analysis is not None:
+            sentence += f"; {_false_positives(analysis, run, who='it')}"
+        sentences.append(f"{sentence}.")
     return sentences
 
 
@@ -100,20 +102,23 @@ def _metric_change(row: MetricRow, run: int, kind: str) -> str:
     return f"{text} {bounds(interval)}{noise}"
 
 
-def _false_positives(analysis: FalsePositiveAnalysis, run: int) -> str:
+def _false_positives(analysis: FalsePositiveAnalysis, run: int, *, who: str) -> str:
     row = analysis.groups[0]
+    several = len(analysis.runs) > 1
     if row.matched == 0:
-        who = "it" if len(analysis.runs) == 1 else "every run"
-        return f"there is no category that {who} brings to {analysis.recall:.0%} recall"
-    if run == 0:
+        reaching = "that every run brings" if several else f"that {who} brings"
+        return f"there is no category {reaching} to {analysis.recall:.0%} recall"
+    where = f"{analysis.recall:.0%}, {row.matched:,} of {row.categories:,} categories"
+    if not several:
         return (
-            f"at {analysis.recall:.0%} recall it makes {fixed(row.per_1000[0])} false positives "
-            f"per 1,000 verified images (mean of {row.matched:,} categories)"
+            f"at a recall of {where}, {who} makes {fixed(row.per_1000[0])} false positives per "
+            "1,000 verified images"
         )
-    return f"at matched recall ({analysis.recall:.0%}) it makes {_count_change(row, run)}"
+    than = f" than {analysis.runs[0].name}" if who != "it" else ""
+    return f"at matched recall ({where}) {who} makes {_count_change(row, run, than)}"
 
 
-def _count_change(row: GroupRow, run: int) -> str:
+def _count_change(row: GroupRow, run: int, than: str) -> str:
     before, after = row.total[0], row.total[run]
     if before == after:
         return f"as many false positives ({before:,})"
@@ -121,7 +126,7 @@ def _count_change(row: GroupRow, run: int) -> str:
     if change is None:
         return f"{after:,} false positives where there were none"
     direction = "fewer" if after < before else "more"
-    text = f"{_percent(abs(change))} {direction} false positives"
+    text = f"{_percent(abs(change))} {direction} false positives{than}"
     rate = percent_change(row.per_1000[0], row.per_1000[run])
     # The sum leans to the frequent categories; say so where the mean over categories disagrees.
     if rate is not None and rate * change < 0:
