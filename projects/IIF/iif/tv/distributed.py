@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from iif.files import InputError
 
@@ -23,12 +24,6 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def barrier() -> None:
-    """Wait for the other processes."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
 def gather(value: Any) -> list[Any] | None:
     """Return every process's value, by rank, in process 0; None in the others."""
     if not dist.is_initialized():
@@ -36,6 +31,13 @@ def gather(value: Any) -> list[Any] | None:
     values: list[Any] | None = [None] * world_size() if rank() == 0 else None
     dist.gather_object(value, values)
     return values
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every process the buffers of process 0: their batch normalisation saw other images."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def pick_device(name: str | None) -> torch.device:

@@ -20,7 +20,7 @@ from iif.frequency import ClassFrequency
 from iif.tv import checkpoint
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages, DetectionTargets, Target
-from iif.tv.distributed import barrier, pick_device, process_group, rank, world_size
+from iif.tv.distributed import pick_device, process_group, rank, share_buffers, world_size
 from iif.tv.inference import check_classes, evaluate_model
 from iif.tv.model import build_model, has_masks
 from iif.tv.sampling import batches, image_stream, repeat_factors
@@ -228,7 +228,7 @@ def _run(
             checkpoint.save(folder / name, model, optimizer, config, frequency, done)
     if writer is not None:
         writer.close()
-    barrier()
+    share_buffers(model)
 
 
 def _event_writer(folder: Path, start: int) -> Any:
