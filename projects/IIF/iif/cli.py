@@ -34,6 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
         _add_compare,
         _add_false_positives,
         _add_report,
+        _add_fold,
+        _add_tune_strength,
     ):
         add(commands)
     return parser
@@ -375,6 +377,95 @@ def _run_report(args: argparse.Namespace) -> None:
     )
     write_report(report, args.output)
     print(f"Page: {args.output}")
+
+
+def _add_fold(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "fold",
+        help="write IIF into the classifier of a checkpoint, for Detectron2 alone",
+        description="Write IIF's weights into the linear classifier of a checkpoint. The result "
+        "is an ordinary Detectron2 checkpoint with the same detections, and its configuration "
+        "beside it.",
+    )
+    parser.add_argument("--output", required=True, metavar="FILE.pth", help="what to write")
+    _add_model_arguments(parser)
+    parser.set_defaults(run=_run_fold)
+
+
+def _run_fold(args: argparse.Namespace) -> None:
+    _require_detectron2()
+    from iif.d2.checkpoint import fold
+    from iif.d2.train import load_config
+
+    config = fold(load_config(args), args.weights, args.output)
+    print(f"Checkpoint: {args.output}\nConfiguration: {config}")
+
+
+def _add_tune_strength(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "tune-strength",
+        help="choose the strength of post-hoc IIF on held-out training images",
+        description="Measure box AP of a model trained without IIF at several strengths of "
+        "post-hoc IIF, on a held-out part of its training set; choose the best; write the curve "
+        "and a configuration with the chosen value. Test sets are refused.",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write to")
+    parser.add_argument("--dataset", metavar="NAME", help="default: the first of DATASETS.TRAIN")
+    parser.add_argument(
+        "--fraction",
+        type=float,
+        help="the part of the images to use (default: DATASETS.HELD_OUT of the configuration, or "
+        "0.1 where nothing was held out)",
+    )
+    parser.add_argument(
+        "--strengths",
+        type=float,
+        nargs="+",
+        default=[0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5],
+        metavar="S",
+        help="the exponents of the weights to try (default: 0 to 1.5 by 0.25)",
+    )
+    _add_model_arguments(parser)
+    parser.set_defaults(run=_run_tune_strength)
+
+
+def _run_tune_strength(args: argparse.Namespace) -> None:
+    _require_detectron2()
+    from iif.d2.post_hoc import format_curve, tune_strength
+    from iif.d2.train import load_config
+
+    result = tune_strength(
+        load_config(args),
+        args.weights,
+        args.output,
+        dataset=args.dataset,
+        fraction=args.fraction,
+        strengths=args.strengths,
+    )
+    print(f"Box AP on {result['num_images']} images of {result['dataset']['name']}:")
+    print(format_curve(result))
+    if result["seen_in_training"]:
+        print(
+            "Note: some of these images were trained on (DATASETS.HELD_OUT is smaller than "
+            f"{result['fraction']:g}), where the model is better than on new ones."
+        )
+    print(f"Curve and configuration: {args.output}")
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="of the model")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="its checkpoint")
+    parser.add_argument(
+        "opts",
+        nargs=argparse.REMAINDER,
+        metavar="KEY VALUE",
+        help="overrides of the configuration, after all options, as for train_net.py",
+    )
+
+
+def _require_detectron2() -> None:
+    if find_spec("detectron2") is None:
+        raise InputError("this needs Detectron2, which is not installed: see README.md")
 
 
 def _panel_drawer() -> Drawer:

@@ -11,6 +11,9 @@ def add_iif_config(cfg: CN) -> None:
     # of [name, annotation file, image folder]. The file is in LVIS's or COCO's format (told apart
     # by its content). Paths may hold ~ and $VARIABLES and are relative to the working directory.
     cfg.DATASETS.CUSTOM = []
+    # The part of the images of DATASETS.TRAIN, chosen by their ids, that is left out of training
+    # for "iif tune-strength". They still count for the class frequencies.
+    cfg.DATASETS.HELD_OUT = 0.0
 
     cfg.MODEL.IIF = CN()
     # How a class's weight follows from its frequency: raw, smooth, prob, normit, gombit, base2 or
