@@ -2,11 +2,13 @@
 
 from iif.d2.config import add_iif_config
 from iif.d2.datasets import register_custom_datasets
+from iif.d2.evaluator import IIFEvaluator
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.roi_heads import IIFCascadeROIHeads, IIFROIHeads
 
 __all__ = [
     "IIFCascadeROIHeads",
+    "IIFEvaluator",
     "IIFFastRCNNOutputLayers",
     "IIFROIHeads",
     "add_iif_config",

@@ -1,0 +1,127 @@
+"""LVIS's evaluation behind Detectron2's evaluator interface."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.utils import comm
+
+from iif.d2.datasets import read_header
+from iif.data.results import IouType, write_results
+from iif.evaluation.summary import evaluate_files, format_summary
+from iif.frequency import ClassFrequency
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "lvis_instances_results.json"
+
+
+class IIFEvaluator(DatasetEvaluator):
+    """Box and mask AP by LVIS's rules, for LVIS- and COCO-format data sets.
+
+    The main process writes into ``output_dir`` the detections in LVIS's submission format
+    (``lvis_instances_results.json``) and ``eval_summary.json``. Detections of every rank are
+    gathered there.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        output_dir: str | Path,
+        *,
+        iou_types: Sequence[IouType] = ("bbox", "segm"),
+        frequency: ClassFrequency | None = None,
+        test_settings: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        distributed: bool = True,
+    ) -> None:
+        """Take what the evaluation needs to know; nothing is read yet.
+
+        Args:
+            dataset_name: a registered data set whose metadata names its annotation file.
+            output_dir: the folder to write to.
+            iou_types: "bbox", "segm" or both.
+            frequency: the training set's counts, which give a COCO-format data set its rare,
+                common and frequent classes. An LVIS-format file has its own.
+            test_settings: score_threshold, nms_threshold and detections_per_image, for the
+                summary: only runs with the same are compared.
+            config: the whole configuration, for the summary.
+            distributed: gather the detections of all ranks.
+        """
+        self._dataset_name = dataset_name
+        self._output_dir = Path(output_dir)
+        self._iou_types = iou_types
+        self._frequency = frequency
+        self._test_settings = test_settings
+        self._config = config
+        self._distributed = distributed
+        metadata = MetadataCatalog.get(dataset_name)
+        self._json_file = metadata.json_file
+        to_contiguous = metadata.get("thing_dataset_id_to_contiguous_id")
+        # LVIS's own ids are 1 to K, and Detectron2 keeps no mapping for them.
+        self._category_ids = (
+            {i: i + 1 for i in range(len(metadata.thing_classes))}
+            if to_contiguous is None
+            else {contiguous: category for category, contiguous in to_contiguous.items()}
+        )
+        self._results: list[dict[str, Any]] = []
+
+    def reset(self) -> None:
+        """Forget the detections so far."""
+        self._results = []
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        """Keep the detections (``outputs[i]["instances"]``) of a batch of images."""
+        for image, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to(torch.device("cpu"))
+            for result in instances_to_coco_json(instances, image["image_id"]):
+                result["category_id"] = self._category_ids[result["category_id"]]
+                self._results.append(result)
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """Write and evaluate the detections.
+
+        Returns:
+            ``{"bbox": {"AP": ..., "APr": ..., ...}, "segm": {...}}`` in percent, NaN where a
+            metric is undefined; empty for a data set without annotations (LVIS's test sets), None
+            on other ranks than the main one.
+        """
+        results = self._results
+        if self._distributed:
+            gathered = comm.gather(results, dst=0)
+            if not comm.is_main_process():
+                return None
+            results = list(itertools.chain.from_iterable(gathered))
+        path = self._output_dir / RESULTS_FILE
+        write_results(path, results)
+        logger.info("Saved %d detections to %s", len(results), path)
+        header = read_header(self._json_file)
+        if not header.annotated:
+            logger.info("%s has no annotations to evaluate with", self._json_file)
+            return OrderedDict()
+        summary = evaluate_files(
+            self._json_file,
+            path,
+            iou_types=self._iou_types,
+            output_dir=self._output_dir,
+            exhaustive=not header.federated,
+            frequency=self._frequency,
+            dataset_name=self._dataset_name,
+            test_settings=self._test_settings,
+            config=self._config,
+        )
+        logger.info("Evaluation of %s:\n%s", self._dataset_name, format_summary(summary))
+        return OrderedDict(
+            (iou_type, {k: math.nan if v is None else v for k, v in metrics.items()})
+            for iou_type, metrics in summary["metrics"].items()
+        )

@@ -1,0 +1,328 @@
+"""Training from end to end: train, resume, evaluate, compare, on a tiny glyph set."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+import torch
+import yaml
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import DefaultPredictor
+from detectron2.structures import Boxes, Instances
+from pycocotools import mask as mask_util
+
+from helpers_d2 import TINY
+from iif import ClassFrequency, iif_weights
+from iif.d2 import IIFEvaluator, add_iif_config, register_custom_datasets
+from iif.d2.train import run
+
+ROOT = Path(__file__).parents[1]
+ITERATIONS = 20
+
+
+def entries(folder, train=True):
+    """Return DATASETS.CUSTOM for the glyphs in ``folder``, with or without the training set."""
+    lost = Path("/nowhere")
+    return [
+        ["glyphs_train", str((folder if train else lost) / "glyphs_train.json"), str(folder)],
+        ["glyphs_val", str(folder / "glyphs_val.json"), str(folder)],
+    ]
+
+
+@pytest.fixture(scope="module")
+def config_file(glyphs_dir, tmp_path_factory):
+    content = json.loads((glyphs_dir / "glyphs_train.json").read_text())
+    tiny = json.loads(json.dumps(TINY))
+    tiny["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] = len(content["categories"])
+    # Test that the GPU that is not there is replaced by the CPU.
+    del tiny["MODEL"]["DEVICE"]
+    tiny |= {
+        "DATASETS": {
+            "CUSTOM": entries(glyphs_dir),
+            "TRAIN": ["glyphs_train"],
+            "TEST": ["glyphs_val"],
+        },
+        "DATALOADER": {"NUM_WORKERS": 0},
+        "INPUT": {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64, "RANDOM_FLIP": "none"},
+        "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": ITERATIONS, "WARMUP_ITERS": 5, "BASE_LR": 0.01},
+        "TEST": {"DETECTIONS_PER_IMAGE": 50},
+        "SEED": 1,
+        "VERSION": 2,
+    }
+    path = tmp_path_factory.mktemp("config") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny))
+    return path
+
+
+@pytest.fixture(scope="module")
+def baseline(config_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "baseline"
+    overrides = ["MODEL.IIF.VARIANT", "none", "OUTPUT_DIR", str(folder)]
+    assert run(["--config-file", str(config_file), *overrides]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def iif_run(config_file, baseline):
+    folder = baseline.parent / "iif"
+    arguments = ["--config-file", str(config_file), "--baseline", str(baseline)]
+    assert run([*arguments, "OUTPUT_DIR", str(folder)]) == 0
+    return folder
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def metric_lines(folder):
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def saved_config(folder):
+    cfg = get_cfg()
+    add_iif_config(cfg)
+    cfg.merge_from_file(str(folder / "config.yaml"))
+    return cfg
+
+
+def test_a_run_leaves_model_counts_detections_and_summary(iif_run, glyphs_dir):
+    counted = ClassFrequency.from_json(glyphs_dir / "glyphs_train.json")
+    stored = saved_config(iif_run).MODEL.IIF.FREQUENCY
+    assert counted.image_count.tolist() == stored.IMAGE_COUNT
+    assert counted.instance_count.tolist() == stored.INSTANCE_COUNT
+    assert counted.num_images == stored.NUM_IMAGES
+    model = torch.load(iif_run / "model_final.pth", weights_only=False)["model"]
+    weight = model["roi_heads.box_predictor.iif_logits.weight"]
+    assert torch.equal(weight[:-1], iif_weights(counted).float())
+
+    summary = read(iif_run / "inference" / "eval_summary.json")
+    assert summary["dataset"]["name"] == "glyphs_val"
+    assert summary["dataset"]["exhaustive"] is False
+    assert summary["test_settings"] == {
+        "score_threshold": 0.0001,
+        "nms_threshold": 0.5,
+        "detections_per_image": 50,
+    }
+    assert summary["config"]["MODEL"]["IIF"]["VARIANT"] == "raw"
+    results = read(iif_run / "inference" / "lvis_instances_results.json")
+    assert summary["results"]["num_detections"] == len(results) > 0
+    images = {image["id"] for image in read(glyphs_dir / "glyphs_val.json")["images"]}
+    assert {r["image_id"] for r in results} <= images
+    assert {r["category_id"] for r in results} <= set(counted.ids.tolist())
+    last = metric_lines(iif_run)[-1]
+    assert last["iteration"] == ITERATIONS
+    assert {"loss_cls", "loss_mask", "bbox/AP", "segm/APr"} <= last.keys()
+
+
+def test_the_comparison_with_the_baseline_is_saved_and_printed(baseline, iif_run):
+    folder = iif_run / "inference"
+    comparison = read(folder / "comparison.json")
+    assert [run["name"] for run in comparison["runs"]] == ["baseline", "iif"]
+    text = (folder / "comparison.txt").read_text()
+    assert text.strip() in (iif_run / "log.txt").read_text()
+    summaries = [read(f / "inference" / "eval_summary.json") for f in (baseline, iif_run)]
+    for row in comparison["metrics"]:
+        expected = [s["metrics"][row["iou_type"]][row["metric"]] for s in summaries]
+        assert row["values"] == expected
+
+
+def test_resuming_goes_on_where_the_run_ended(config_file, baseline, tmp_path):
+    folder = tmp_path / "resumed"
+    shutil.copytree(baseline, folder)
+    overrides = ["MODEL.IIF.VARIANT", "none", "OUTPUT_DIR", str(folder)]
+    more = ["SOLVER.MAX_ITER", str(ITERATIONS + 4), "TEST.EVAL_PERIOD", "22"]
+    assert run(["--resume", "--config-file", str(config_file), *overrides, *more]) == 0
+    assert f"Starting training from iteration {ITERATIONS}" in (folder / "log.txt").read_text()
+    last = torch.load(folder / "model_final.pth", weights_only=False)
+    assert last["iteration"] == ITERATIONS + 3
+    assert read(folder / "inference" / "eval_summary.json")["dataset"]["name"] == "glyphs_val"
+
+
+def test_the_output_folder_needs_no_training_data(iif_run, glyphs_dir, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(iif_run, folder)
+    shutil.rmtree(folder / "inference")
+    monkeypatch.chdir(tmp_path)
+    custom = repr(entries(glyphs_dir, train=False))
+    arguments = ["--eval-only", "--resume", "--config-file", str(folder / "config.yaml")]
+    assert run([*arguments, "OUTPUT_DIR", str(folder), "DATASETS.CUSTOM", custom]) == 0
+    again, before = (read(f / "inference" / "eval_summary.json") for f in (folder, iif_run))
+    assert again["metrics"] == before["metrics"]
+    assert again["per_category"] == before["per_category"]
+
+
+def test_inference_needs_no_annotations_at_all(iif_run, glyphs_dir):
+    cfg = saved_config(iif_run)
+    cfg.DATASETS.CUSTOM = [
+        [name, "/nowhere/a.json", "/nowhere"] for name, *_ in cfg.DATASETS.CUSTOM
+    ]
+    cfg.MODEL.WEIGHTS = str(iif_run / "model_final.pth")
+    register_custom_datasets(cfg)
+    predictor = DefaultPredictor(cfg)
+    names = [c["name"] for c in read(glyphs_dir / "glyphs_val.json")["categories"]]
+    assert predictor.metadata.thing_classes == names
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    assert predictor(image)["instances"].has("pred_masks")
+
+
+def test_coco_format_is_evaluated_exhaustively(iif_run, glyphs_dir, tmp_path):
+    content = read(glyphs_dir / "glyphs_val.json")
+    for image in content["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    for category in content["categories"]:
+        del category["frequency"]
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    custom = [["coco_val", str(tmp_path / "coco.json"), str(glyphs_dir)]]
+    overrides = ["DATASETS.CUSTOM", repr(custom), "DATASETS.TEST", "('coco_val',)"]
+    overrides += ["OUTPUT_DIR", str(tmp_path), "MODEL.WEIGHTS", str(iif_run / "model_final.pth")]
+    config = str(iif_run / "config.yaml")
+    assert run(["--eval-only", "--config-file", config, *overrides]) == 0
+    summary = read(tmp_path / "inference" / "eval_summary.json")
+    assert summary["dataset"]["exhaustive"] is True
+    counted = ClassFrequency.from_json(glyphs_dir / "glyphs_train.json")
+    assert [c["frequency"] for c in summary["per_category"]] == counted.groups.tolist()
+    assert [c["image_count"] for c in summary["per_category"]] == counted.image_count.tolist()
+
+
+def test_two_cpu_processes_train_and_evaluate_together(config_file, glyphs_dir, tmp_path):
+    command = [sys.executable, str(ROOT / "train_net.py"), "--num-gpus", "2", "--dist-url", "auto"]
+    overrides = ["SOLVER.MAX_ITER", "3", "OUTPUT_DIR", str(tmp_path / "run")]
+    done = subprocess.run(
+        [*command, "--config-file", str(config_file), *overrides],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    results = read(tmp_path / "run" / "inference" / "lvis_instances_results.json")
+    images = {image["id"] for image in read(glyphs_dir / "glyphs_val.json")["images"]}
+    # Each rank saw half of the images; the detections of both are there, each image's once.
+    assert {r["image_id"] for r in results} == images
+    assert len({json.dumps(r, sort_keys=True) for r in results}) == len(results)
+    assert (tmp_path / "run" / "log.txt.rank1").is_file()
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "message"),
+    [
+        ("--config-file nothing.yaml", "", "nothing.yaml"),
+        ("", "MODEL.IIF.VARIENT raw", "MODEL.IIF.VARIENT"),
+        ("", "MODEL.IIF.VARIANT", "odd length"),
+        ("", "MODEL.IIF.NUM_IMAGES many", "MODEL.IIF.NUM_IMAGES"),
+        ("", "MODEL.IIF.VARIANT rawest", "none, raw, smooth"),
+        ("", "MODEL.ROI_HEADS.NUM_CLASSES 7", "set MODEL.ROI_HEADS.NUM_CLASSES"),
+        ("", "MODEL.ROI_HEADS.NAME StandardROIHeads", "set MODEL.ROI_HEADS.NAME IIFROIHeads"),
+        ("", "MODEL.WEIGHTS nothing.pth", "no such file nothing.pth"),
+        ("", "DATASETS.TRAIN ('glyph_train',)", "did you mean 'glyphs_train'"),
+        ("", "DATASETS.TRAIN ()", "DATASETS.TRAIN is empty"),
+        ("", "DATASETS.TEST ('lvis_v1_val',)", "DETECTRON2_DATASETS"),
+        ("", "DATASETS.CUSTOM [['glyphs_train','x.json','y']]", "no such file x.json"),
+        ("", "MODEL.IIF.FREQUENCY_FILE x.json", "x.json: no such file"),
+        ("--num-gpus 2", "SOLVER.IMS_PER_BATCH 3", "2 processes cannot share"),
+        ("--eval-only", "", "--eval-only needs a model"),
+        ("--eval-only --resume", "", "has no last_checkpoint"),
+        ("--baseline nothing", "", "nothing: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_starts(
+    config_file, tmp_path, monkeypatch, capfd, flags, overrides, message
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config-file", str(config_file), *flags.split(), *overrides.split()]
+    assert run(arguments) == 2
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("TEST.DETECTIONS_PER_IMAGE", "40", "detections_per_image 50, this run has 40"),
+        ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.1", "score_threshold 0.0001, this run has 0.1"),
+        ("MODEL.ROI_HEADS.NMS_THRESH_TEST", "0.3", "nms_threshold 0.5, this run has 0.3"),
+    ],
+)
+def test_a_baseline_tested_otherwise_is_refused_before_training(
+    config_file, baseline, capfd, tmp_path, key, value, message
+):
+    arguments = ["--baseline", str(baseline), "--config-file", str(config_file)]
+    assert run([*arguments, "OUTPUT_DIR", str(tmp_path / "output"), key, value]) == 2
+    assert message in capfd.readouterr().err
+    assert not (tmp_path / "output").exists()
+
+
+def perfect_instances(image, content, contiguous):
+    """Return the ground truth of an image as a model's output."""
+    found = [a for a in content["annotations"] if a["image_id"] == image["id"]]
+    size = image["height"], image["width"]
+    instances = Instances(size)
+    boxes = torch.tensor([a["bbox"] for a in found], dtype=torch.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    instances.pred_boxes = Boxes(boxes)
+    instances.scores = torch.ones(len(found))
+    instances.pred_classes = torch.tensor([contiguous[a["category_id"]] for a in found])
+    masks = [mask_util.decode(mask_util.merge(_rle(a, size))) for a in found]
+    instances.pred_masks = torch.tensor(np.array(masks, dtype=bool)).reshape(-1, *size)
+    return instances
+
+
+def _rle(annotation, size):
+    return mask_util.frPyObjects(annotation["segmentation"], *size)
+
+
+def test_the_ground_truth_itself_scores_100(glyphs_dir, tmp_path):
+    content = read(glyphs_dir / "glyphs_val.json")
+    # Ids with gaps: predictions are mapped back to them.
+    for category in content["categories"]:
+        category["id"] = 3 * category["id"] + 5
+    for annotation in content["annotations"]:
+        annotation["category_id"] = 3 * annotation["category_id"] + 5
+    for image in content["images"]:
+        for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+            image[key] = [3 * i + 5 for i in image[key]]
+    (tmp_path / "val.json").write_text(json.dumps(content))
+    cfg = get_cfg()
+    add_iif_config(cfg)
+    cfg.DATASETS.CUSTOM = [["gaps_val", str(tmp_path / "val.json"), str(glyphs_dir)]]
+    register_custom_datasets(cfg)
+    DatasetCatalog.get("gaps_val")
+    contiguous = MetadataCatalog.get("gaps_val").thing_dataset_id_to_contiguous_id
+
+    evaluator = IIFEvaluator("gaps_val", tmp_path)
+    evaluator.reset()
+    for image in content["images"]:
+        instances = perfect_instances(image, content, contiguous)
+        evaluator.process([{"image_id": image["id"]}], [{"instances": instances}])
+    metrics = evaluator.evaluate()
+    assert list(metrics) == ["bbox", "segm"]
+    for values in metrics.values():
+        assert values["AP"] == pytest.approx(100)
+        assert values["AP75"] == pytest.approx(100)
+        assert all(isinstance(v, float) for v in values.values())
+        assert all(v == pytest.approx(100) or math.isnan(v) for v in values.values())
+
+
+def test_without_detections_every_metric_is_zero_or_undefined(glyphs_dir, tmp_path):
+    cfg = get_cfg()
+    add_iif_config(cfg)
+    cfg.DATASETS.CUSTOM = entries(glyphs_dir)
+    register_custom_datasets(cfg)
+    DatasetCatalog.get("glyphs_val")
+    evaluator = IIFEvaluator("glyphs_val", tmp_path, iou_types=("bbox",))
+    metrics = evaluator.evaluate()
+    assert list(metrics) == ["bbox"]
+    assert metrics["bbox"]["AP"] == 0
