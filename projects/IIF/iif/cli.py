@@ -34,6 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
         _add_compare,
         _add_false_positives,
         _add_report,
+        _add_train,
+        _add_quickstart,
         _add_fold,
         _add_tune_strength,
     ):
@@ -377,6 +379,106 @@ def _run_report(args: argparse.Namespace) -> None:
     )
     write_report(report, args.output)
     print(f"Page: {args.output}")
+
+
+def _add_train(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train with torchvision (with Detectron2: train_net.py)",
+        description="Train torchvision's Faster R-CNN or Mask R-CNN, with IIF or as the plain "
+        "baseline (variant=none), and evaluate it. In several processes: torchrun "
+        "--nproc_per_node N -m iif.cli train ...",
+    )
+    parser.add_argument("--json", help="training annotations, LVIS- or COCO-format")
+    parser.add_argument("--val-json", help="annotations to evaluate on")
+    parser.add_argument("--images", required=True, metavar="DIR", help="folder of the images")
+    parser.add_argument("--val-images", metavar="DIR", help="of --val-json; default: --images")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where the run goes")
+    parser.add_argument(
+        "--exhaustive", action="store_true", help="COCO-format: all categories verified everywhere"
+    )
+    parser.add_argument(
+        "--preset",
+        choices=("lvis", "glyphs"),
+        default="lvis",
+        help="settings to start from: the published ones on LVIS (default) or the demo's",
+    )
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)")
+    going = parser.add_mutually_exclusive_group()
+    going.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    going.add_argument(
+        "--eval-only", action="store_true", help="evaluate the last checkpoint in --output"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/torchvision.md"
+    )
+    parser.set_defaults(run=_run_train)
+
+
+def _run_train(args: argparse.Namespace) -> None:
+    if find_spec("torchvision") is None:
+        raise InputError('torchvision is not installed: pip install "iif[torchvision]"')
+    from iif.evaluation.summary import format_summary
+    from iif.tv import TrainConfig, evaluate, train
+    from iif.tv.config import GLYPHS
+
+    if args.eval_only:
+        if args.val_json is None or args.settings:
+            raise InputError("--eval-only needs --val-json, and takes the trained run's settings")
+        summary = evaluate(
+            args.output,
+            args.val_json,
+            args.val_images or args.images,
+            args.output,
+            exhaustive=args.exhaustive,
+            device=args.device,
+        )
+    elif args.json is None:
+        raise InputError("--json is missing: the annotations to train on")
+    else:
+        preset = {"lvis": TrainConfig(), "glyphs": GLYPHS}[args.preset]
+        summary = train(
+            args.json,
+            args.images,
+            args.output,
+            preset.override(args.settings),
+            val_json=args.val_json,
+            val_image_root=args.val_images,
+            exhaustive=args.exhaustive,
+            resume=args.resume,
+            device=args.device,
+        )
+    if summary is not None:
+        print(format_summary(summary))
+
+
+def _add_quickstart(commands: argparse._SubParsersAction) -> None:
+    parser = commands.add_parser(
+        "quickstart",
+        help="the whole way on a small data set: train, evaluate, compare, report",
+        description="Make the glyph data set, train the baseline and IIF on two CPU cores in "
+        "minutes, evaluate and compare them, draw false positives and write the report.",
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "detectron2", "torchvision"),
+        default="auto",
+        help="default: Detectron2 where it is installed, torchvision otherwise",
+    )
+    parser.add_argument(
+        "--out",
+        default="output/quickstart",
+        metavar="DIR",
+        help="where it goes; finished steps in it are not done again (default %(default)s)",
+    )
+    parser.add_argument("--seed", type=_count, default=0, help="of data and training (default 0)")
+    parser.set_defaults(run=_run_quickstart)
+
+
+def _run_quickstart(args: argparse.Namespace) -> None:
+    from iif.quickstart import quickstart
+
+    quickstart(args.out, engine=args.engine, seed=args.seed)
 
 
 def _add_fold(commands: argparse._SubParsersAction) -> None:
