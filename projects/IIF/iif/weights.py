@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import os
 import warnings
 from collections.abc import Callable
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iif.files import InputError
+from iif.files import InputError, atomic_write
 from iif.frequency import ClassFrequency
 
 # Each variant as a function of the classes' counts f (K,) and of the total N.
@@ -137,3 +139,37 @@ def _refuse_unusable(
         f"{frequency.describe(wrong[0])} is {value:.6g}{others}; it must be finite and positive: "
         f"{', '.join(remedies)}, or take another variant"
     )
+
+
+def write_weights_csv(
+    path: str | os.PathLike[str], frequency: ClassFrequency, weights: Tensor
+) -> None:
+    """Write id, name, image_count, instance_count (empty when not known) and weight per class."""
+    instances = frequency.instance_count
+    with atomic_write(path) as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(["id", "name", "image_count", "instance_count", "weight"])
+        for row, weight in enumerate(weights.tolist()):
+            writer.writerow(
+                [
+                    frequency.ids[row],
+                    frequency.names[row],
+                    frequency.image_count[row],
+                    "" if instances is None else instances[row],
+                    repr(weight),
+                ]
+            )
+
+
+def format_weights(frequency: ClassFrequency, weights: Tensor) -> str:
+    """Return a text table of classes, training images and weights by frequency group."""
+    lines = [f"{'group':<10}{'classes':>8}{'images':>18}{'weight':>20}"]
+    for group, name in (("r", "rare"), ("c", "common"), ("f", "frequent")):
+        rows = np.flatnonzero(frequency.groups == group)
+        cells = f"{name:<10}{len(rows):>8}"
+        if len(rows):
+            images, weight = frequency.image_count[rows], weights.numpy()[rows]
+            cells += f"{f'{images.min()} - {images.max()}':>18}"
+            cells += f"{f'{weight.min():.4f} - {weight.max():.4f}':>20}"
+        lines.append(cells)
+    return "\n".join(lines)

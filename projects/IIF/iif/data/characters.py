@@ -153,19 +153,22 @@ def draw_character(text: str, font: Path, size: float, angle: float = 0) -> Imag
     Returns:
         An image of mode "L"; its values are how much of a pixel the character covers.
     """
-    mask = ImageFont.truetype(font, _INK_SIZE * size / max(_ink_size(text, font))).getmask(
-        text, mode="L"
-    )
-    picture = Image.frombytes("L", mask.size, bytes(mask))
+    picture = _draw(text, font, _INK_SIZE * size / max(_ink_size(text, font)))
     if angle:
         picture = picture.rotate(angle, Image.Resampling.BICUBIC, expand=True)
     return picture.crop(picture.getbbox())
 
 
 @cache
-def _ink_size(text: str, font: Path) -> tuple[float, float]:
-    left, top, right, bottom = ImageFont.truetype(font, _INK_SIZE).getbbox(text)
+def _ink_size(text: str, font: Path) -> tuple[int, int]:
+    """Return width and height of what is inked at ``_INK_SIZE``; zeros for a blank character."""
+    left, top, right, bottom = _draw(text, font, _INK_SIZE).getbbox() or (0, 0, 0, 0)
     return right - left, bottom - top
+
+
+def _draw(text: str, font: Path, font_size: float) -> Image.Image:
+    mask = ImageFont.truetype(font, font_size).getmask(text, mode="L")
+    return Image.frombytes("L", mask.size, bytes(mask))
 
 
 def _look(picture: Image.Image, angle: int) -> NDArray[np.float32]:

@@ -1,0 +1,97 @@
+"""Plots of the method itself: how class frequencies become weights."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+from numpy.typing import ArrayLike
+
+from iif.files import InputError, atomic_write
+from iif.frequency import COMMON_MAX_IMAGES, RARE_MAX_IMAGES, ClassFrequency
+from iif.report.palette import GROUP_COLORS, GROUP_LABELS
+
+_FORMATS = ("png", "pdf", "svg")
+
+
+def save_weights_plot(
+    path: str | os.PathLike[str],
+    frequency: ClassFrequency,
+    weights: ArrayLike,
+    *,
+    variant: str,
+    count_by: str = "image",
+) -> None:
+    """Write :func:`plot_weights` as PNG, PDF or SVG, by the ending of ``path``.
+
+    Raises:
+        InputError: the ending is none of these.
+    """
+    kind = Path(path).suffix[1:].lower()
+    if kind not in _FORMATS:
+        raise InputError(f"{path}: the plot's file name must end in {', '.join(_FORMATS)}")
+    figure = plot_weights(frequency, weights, variant=variant, count_by=count_by)
+    with atomic_write(path, "wb") as f:
+        figure.savefig(f, format=kind)
+
+
+def plot_weights(
+    frequency: ClassFrequency, weights: ArrayLike, *, variant: str, count_by: str = "image"
+) -> Figure:
+    """Plot the weight of every class over its count, beside the counts by rank.
+
+    Args:
+        frequency: the counts.
+        weights: (K,) as :func:`iif.weights.iif_weights` makes them of ``frequency``.
+        variant: the variant that the weights are of, for the label.
+        count_by: "image" or "instance", what the weights count.
+    """
+    counts = frequency.image_count if count_by == "image" else frequency.instance_count
+    if counts is None:
+        raise InputError(f"{frequency.source}: the instances were not counted")
+    # A logarithmic axis has no zero: a class never seen stands at a half.
+    counts = np.maximum(counts, 0.5)
+    rank = np.empty(len(counts))
+    rank[np.argsort(-counts, kind="stable")] = np.arange(1, len(counts) + 1)
+
+    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
+    by_count, by_rank = figure.subplots(1, 2)
+    _scatter_groups(by_count, frequency, counts, np.asarray(weights, dtype=np.float64))
+    _scatter_groups(by_rank, frequency, rank, counts)
+
+    by_count.set_xscale("log")
+    by_count.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    by_count.set_xlabel(f"Training {count_by}s of the class")
+    by_count.set_ylabel(f"Weight of the class ({variant} by {count_by})")
+    by_count.set_ylim(bottom=0)
+    by_count.axhline(1, color="0.5", lw=0.8, ls="--", label="background (1)", zorder=0)
+    by_count.legend(edgecolor="none", framealpha=1)
+    by_rank.set_yscale("log")
+    by_rank.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    by_rank.set_xlabel("Rank of the class")
+    by_rank.set_ylabel(f"Training {count_by}s of the class")
+    if count_by == "image":
+        # Where LVIS draws the line between rare, common and frequent.
+        for limit in (RARE_MAX_IMAGES, COMMON_MAX_IMAGES):
+            by_count.axvline(limit + 0.5, color="0.85", lw=0.8, zorder=0)
+            by_rank.axhline(limit + 0.5, color="0.85", lw=0.8, zorder=0)
+    return figure
+
+
+def _scatter_groups(axes: Axes, frequency: ClassFrequency, x: np.ndarray, y: np.ndarray) -> None:
+    for group, color in GROUP_COLORS.items():
+        rows = frequency.groups == group
+        axes.scatter(
+            x[rows],
+            y[rows],
+            s=12 if len(rows) > 200 else 24,
+            color=color,
+            alpha=0.6,
+            lw=0,
+            label=f"{GROUP_LABELS[group]} ({np.count_nonzero(rows):,})",
+        )
+    axes.spines[["top", "right"]].set_visible(False)
