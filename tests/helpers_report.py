@@ -66,7 +66,6 @@ def make_comparison(
                     iou_type,
                     metric,
                     values,
-                    [None if v is None else Interval(v - 2, v + 2) for v in values],
                     [None if undefined else shift * r for r in range(1, len(runs))],
                     [
                         None
@@ -283,7 +282,7 @@ def make_crops(
         made = make_scene(i, names, num_runs=num_runs, **scene)
         run = i % num_runs
         subject = next(o for o in made.detections[run] if o.kind in ERROR_TYPES)
-        change = ("removed", "added")[run] if num_runs > 1 else ""
+        change = ("removed", "added")[min(run, 1)] if num_runs > 1 else ""
         crops.append(
             cut_crop(
                 made,

@@ -288,6 +288,7 @@ def test_empty_results_reach_nothing(tmp_path):
     text = analysis.to_text()
     assert "nan" not in text
     assert "Over 0 of" in text
+    assert "choose a lower --recall" in text
     json.dumps(analysis.to_json(), allow_nan=False)
 
 
@@ -355,5 +356,5 @@ def test_a_category_that_none_brings_to_the_recall_is_refused(tmp_path):
     gt, runs = make_runs(tmp_path, 15, qualities=(0.2, 0.2))
     analysis = analyse(gt, runs, recall=1.0)
     unmatched = int(np.flatnonzero(~analysis.matched)[0])
-    with pytest.raises(InputError, match=r"recall 1 by each of both runs .*lower --recall"):
+    with pytest.raises(InputError, match=r"both runs reach recall 1 \(highest: run 0 .*lower"):
         choose_scenes(analysis, gt, runs, categories=[unmatched])

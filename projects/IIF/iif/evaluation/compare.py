@@ -85,7 +85,6 @@ class MetricRow:
         iou_type: "bbox" or "segm".
         metric: "AP", "APr", "AP-fixed", "AR@300", ...
         values: (runs,) the first is the baseline's.
-        value_intervals: (runs,) bootstrap interval of each value.
         differences: (runs - 1,) later runs minus the baseline.
         difference_intervals: (runs - 1,) paired bootstrap interval of each difference.
     """
@@ -93,7 +92,6 @@ class MetricRow:
     iou_type: str
     metric: str
     values: list[float | None]
-    value_intervals: list[Interval | None]
     differences: list[float | None]
     difference_intervals: list[Interval | None]
 
@@ -182,18 +180,13 @@ class Comparison:
 
     def to_csv(self) -> str:
         """Return the metric table as CSV with a row for each IoU type and metric."""
-        header = ["iou_type", "metric"]
-        for name in self.names:
-            header += [name, f"{name}: low", f"{name}: high"]
+        header = ["iou_type", "metric", *self.names]
         for name in self.names[1:]:
             header += [f"difference {name}", f"difference {name}: low", f"difference {name}: high"]
         rows = []
         for row in self.metrics:
-            cells: list[Cell] = [row.iou_type, row.metric]
-            for value, interval in [
-                *zip(row.values, row.value_intervals, strict=True),
-                *zip(row.differences, row.difference_intervals, strict=True),
-            ]:
+            cells: list[Cell] = [row.iou_type, row.metric, *row.values]
+            for value, interval in zip(row.differences, row.difference_intervals, strict=True):
                 bounds = (None, None) if interval is None else (interval.low, interval.high)
                 cells += [value, *bounds]
             rows.append(cells)
@@ -588,17 +581,14 @@ def _metric_row(
     iou_type: str, metric: str, summaries: Sequence[_Summary], replicates: np.ndarray | None
 ) -> MetricRow:
     values = [summary.metrics[iou_type].get(metric) for summary in summaries]
-    value_intervals: list[Interval | None] = [None] * len(values)
     difference_intervals: list[Interval | None] = [None] * (len(values) - 1)
     if replicates is not None and metric in GROUP_METRICS:
         drawn = replicates[:, :, GROUP_METRICS.index(metric)]
-        value_intervals = [_interval(run) for run in drawn]
         difference_intervals = [_interval(run - drawn[0]) for run in drawn[1:]]
     return MetricRow(
         iou_type,
         metric,
         values,
-        value_intervals,
         _differences(values),
         difference_intervals,
     )

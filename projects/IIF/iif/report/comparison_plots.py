@@ -10,8 +10,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from iif.evaluation.compare import IOU_TYPES, Comparison
+from iif.evaluation.compare import IOU_TYPES, Comparison, MetricRow
+from iif.evaluation.tables import number
 from iif.files import atomic_write
 from iif.report.palette import GROUP_COLORS, GROUP_LABELS, RUN_COLORS
 
@@ -41,52 +43,78 @@ def save_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> list[P
 
 
 def plot_ap_by_group(comparison: Comparison) -> Figure:
-    """Return bars of AP over all categories and by frequency group, with 95% intervals."""
-    number = len(comparison.iou_types)
-    figure = Figure(figsize=(5.5 * number, 4), dpi=150, layout="constrained")
-    for axes, iou_type in zip(_row_of_axes(figure, number), comparison.iou_types, strict=True):
-        rows = {row.metric: row for row in comparison.metrics if row.iou_type == iou_type}
-        width = 0.8 / len(comparison.runs)
-        for run, name in enumerate(comparison.names):
-            color = RUN_COLORS[run % len(RUN_COLORS)]
-            x = np.arange(len(_GROUP_METRICS)) + (run - (len(comparison.runs) - 1) / 2) * width
-            for position, metric in zip(x, _GROUP_METRICS, strict=True):
-                value, interval = rows[metric].values[run], rows[metric].value_intervals[run]
-                label = name if metric == "AP" else None
-                axes.bar(position, value or 0.0, 0.92 * width, color=color, label=label)
-                top = 0.0 if value is None else value
-                if interval is not None:
-                    axes.plot([position] * 2, [interval.low, interval.high], color="black", lw=1)
-                    top = max(top, interval.high)
-                text = "-" if value is None else f"{value:.1f}"
-                axes.annotate(
-                    text, (position, top), (0, 2), textcoords="offset points", ha="center", size=8
-                )
-        axes.set_xticks(range(len(_GROUP_METRICS)), list(_GROUP_METRICS.values()))
-        axes.set_ylabel(f"{IOU_TYPES[iou_type]} AP (percent)")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(y=0.1)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.12), ncols=4)
+    """Return AP over all categories and by frequency group, above differences with intervals."""
+    columns = len(comparison.iou_types)
+    figure = Figure(figsize=(5.5 * columns, 5.5), dpi=150, layout=_layout())
+    grid = figure.subplots(2, columns, squeeze=False, sharex=True, height_ratios=(3, 2))
+    for column, iou_type in enumerate(comparison.iou_types):
+        metrics = {row.metric: row for row in comparison.metrics if row.iou_type == iou_type}
+        rows = [metrics[metric] for metric in _GROUP_METRICS]
+        _draw_bars(grid[0, column], comparison.names, rows)
+        grid[0, column].set_ylabel(f"{IOU_TYPES[iou_type]} AP (percent)")
+        _draw_differences(grid[1, column], comparison.names, rows)
+        grid[1, column].set_ylabel(f"minus {comparison.names[0]}")
+        grid[1, column].set_xticks(range(len(rows)), list(_GROUP_METRICS.values()))
     if comparison.replicates:
-        figure.supxlabel("Lines: 95% bootstrap interval over images", size=8)
+        figure.supxlabel("Lines: 95% interval of the paired bootstrap over images", size=8)
     return figure
+
+
+def _draw_bars(axes: Axes, names: list[str], rows: list[MetricRow]) -> None:
+    width = 0.8 / len(names)
+    for run, name in enumerate(names):
+        x = np.arange(len(rows)) + (run - (len(names) - 1) / 2) * width
+        values = [row.values[run] for row in rows]
+        heights = [value or 0.0 for value in values]
+        bars = axes.bar(x, heights, 0.92 * width, color=_run_color(run), label=name)
+        axes.bar_label(bars, [number(value, 1) for value in values], padding=2, size=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.1)
+    _legend_above(axes, len(names))
+
+
+def _draw_differences(axes: Axes, names: list[str], rows: list[MetricRow]) -> None:
+    axes.axhline(0, color="black", lw=0.8)
+    # Side by side as the bars above, whose first place is the baseline's.
+    width = 0.8 / len(names)
+    for run in range(1, len(names)):
+        for position, row in enumerate(rows):
+            difference, interval = row.differences[run - 1], row.difference_intervals[run - 1]
+            if difference is None:
+                continue
+            x = position + (run - (len(names) - 1) / 2) * width
+            if interval is not None:
+                axes.plot([x, x], [interval.low, interval.high], color=_run_color(run), lw=2)
+            axes.plot(x, difference, "o", color=_run_color(run), ms=6)
+            axes.annotate(
+                number(difference, 1, signed=True),
+                (x, difference),
+                (-7, 0),
+                textcoords="offset points",
+                ha="right",
+                va="center",
+                size=8,
+            )
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(y=0.15)
 
 
 def plot_difference_by_image_count(comparison: Comparison, iou_type: str) -> Figure:
     """Return the AP difference of every category over its number of training images."""
     later = comparison.names[1:]
-    figure = Figure(figsize=(6.5 * len(later), 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(7 * len(later), 4.2), dpi=150, layout=_layout())
     for run, (axes, name) in enumerate(zip(_row_of_axes(figure, len(later)), later, strict=True)):
         for group, color in GROUP_COLORS.items():
             _scatter_group(axes, comparison, iou_type, run, group, color)
         axes.axhline(0, color="black", lw=0.8)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
         axes.set_xlabel("Training images that contain the category")
         axes.set_ylabel(
             f"{IOU_TYPES[iou_type]} AP: {name} - {comparison.names[0]} (percentage points)"
         )
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.12), ncols=3)
+        _legend_above(axes, 3)
     return figure
 
 
@@ -104,11 +132,33 @@ def _scatter_group(
     if not points:
         return
     x, y = np.array(points, dtype=float).T
-    label = f"{GROUP_LABELS[group]}: mean {y.mean():+.1f} of {len(y):,}"
+    label = f"{GROUP_LABELS[group]}: mean {number(y.mean(), 1, signed=True)} over {len(y):,}"
     axes.scatter(x, y, s=12 if len(y) > 100 else 24, color=color, alpha=0.6, lw=0, label=label)
     ends = [x.min() / 1.08, x.max() * 1.08]
     axes.plot(ends, [y.mean()] * 2, color="white", lw=4.5, solid_capstyle="butt", zorder=3)
     axes.plot(ends, [y.mean()] * 2, color=color, lw=2.5, solid_capstyle="butt", zorder=4)
+
+
+def _legend_above(axes: Axes, columns: int) -> None:
+    legend = axes.legend(
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        fontsize=8.5,
+        handletextpad=0.3,
+        columnspacing=1.0,
+    )
+    # Axes keep their width when the legend is wider; the layout leaves room above them.
+    legend.set_in_layout(False)
+
+
+def _layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(rect=(0, 0, 1, 0.94))
+
+
+def _run_color(run: int) -> str:
+    return RUN_COLORS[run % len(RUN_COLORS)]
 
 
 def _row_of_axes(figure: Figure, number: int) -> Any:

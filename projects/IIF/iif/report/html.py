@@ -242,7 +242,6 @@ def _metric_row(row: MetricRow, extent: float) -> dict[str, Any]:
         "metric": row.metric,
         "label": METRIC_LABELS.get(row.metric, ""),
         "values": [fixed(value) for value in row.values],
-        "value_range": bounds(row.value_intervals[0], of_difference=False),
         "changes": changes,
     }
 

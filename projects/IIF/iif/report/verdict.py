@@ -24,12 +24,9 @@ def signed(value: float | None, decimals: int = 1) -> str:
     return f"+{text}" if value is not None and round(value, decimals) > 0 else text
 
 
-def bounds(interval: Interval | None, *, of_difference: bool = True) -> str:
-    """Return "[low, high]", with signs for a difference; "" without an interval."""
-    if interval is None:
-        return ""
-    number = signed if of_difference else fixed
-    return f"[{number(interval.low)}, {number(interval.high)}]"
+def bounds(interval: Interval | None) -> str:
+    """Return "[low, high]" with signs; "" without an interval."""
+    return "" if interval is None else f"[{signed(interval.low)}, {signed(interval.high)}]"
 
 
 def percent_change(before: float, after: float) -> float | None:
