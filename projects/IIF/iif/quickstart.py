@@ -309,6 +309,7 @@ def _compare(folder: Path, data: Path, engine: str) -> Path:
     print(f"\n{comparison.to_text()}\n")
     print(f"Weights:         {folder / 'weights.csv'}, {folder / 'weights.png'}")
     print(f"Comparison:      {folder / 'comparison'}")
-    print(f"False positives: {folder / 'false_positives'}; pictures: {pictures}")
+    print(f"False positives: {folder / 'false_positives'}")
+    print(f"Pictures:        {pictures} ({len(scenes)})")
     print(f"Report:          {report} (open it in a browser)", flush=True)
     return report

@@ -1,0 +1,154 @@
+"""iif quickstart: the whole way on a tiny glyph data set."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+pytest.importorskip("torchvision", reason="torchvision is not installed")
+
+from iif import InputError
+from iif.cli import main
+from iif.data.glyphs import GlyphSettings
+from iif.quickstart import Demo, quickstart
+
+DEMO = Demo(GlyphSettings(categories=8, train=24, val=12, image_size=64), iterations=2)
+OUTPUTS = (
+    "weights.csv",
+    "weights.png",
+    "baseline/inference/lvis_instances_results.json",
+    "baseline/inference/eval_summary.json",
+    "iif/inference/eval_summary.json",
+    "comparison/comparison.json",
+    "comparison/ap_by_group.png",
+    "false_positives/false_positives.json",
+    "report.html",
+)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("quickstart") / "demo"
+    report = quickstart(out, engine="torchvision", demo=DEMO)
+    return out, report
+
+
+def summary(out, run) -> dict:
+    return json.loads((out / run / "inference/eval_summary.json").read_text())
+
+
+class TestTorchvision:
+    def test_everything_is_written(self, done):
+        out, report = done
+        assert report == out.resolve() / "report.html"
+        assert [name for name in OUTPUTS if not (out / name).exists()] == []
+
+    def test_the_runs_differ_in_iif_alone(self, done):
+        baseline, iif = (summary(done[0], run)["config"] for run in ("baseline", "iif"))
+        assert {k for k in iif if iif[k] != baseline[k]} == {"variant"}
+        assert (baseline["variant"], iif["variant"]) == ("none", "raw")
+
+    def test_again_repeats_no_training(self, done, capsys):
+        out, report = done
+        models = [out / run / "model_final.pth" for run in ("baseline", "iif")]
+        before = [model.stat().st_mtime_ns for model in models]
+        report.unlink()
+        quickstart(out, engine="auto", demo=DEMO)
+        assert [model.stat().st_mtime_ns for model in models] == before
+        assert report.exists()
+        printed = capsys.readouterr().out
+        assert "Engine: torchvision (as begun in this folder)" in printed
+        assert printed.count("done before") == 2
+        assert "APr" in printed
+        assert f"Report:          {report}" in printed
+
+    def test_an_interrupted_evaluation_is_made_again(self, done):
+        out, _ = done
+        path = out / "iif/inference/eval_summary.json"
+        before = json.loads(path.read_text())
+        model = (out / "iif/model_final.pth").stat().st_mtime_ns
+        path.unlink()
+        quickstart(out, engine="torchvision", demo=DEMO)
+        assert json.loads(path.read_text())["metrics"] == before["metrics"]
+        assert (out / "iif/model_final.pth").stat().st_mtime_ns == model
+
+    def test_another_seed_is_refused(self, done):
+        with pytest.raises(InputError, match=r"begun here with another seed \(0, now 1\)"):
+            quickstart(done[0], engine="torchvision", seed=1, demo=DEMO)
+
+    def test_another_size_is_refused(self, done):
+        with pytest.raises(InputError, match="begun here with another data set"):
+            quickstart(done[0], engine="torchvision")
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["quickstart", "--engine", "torchvision", "--out", str(tmp_path)]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+class TestEngine:
+    @pytest.fixture
+    def missing(self, monkeypatch):
+        def hide(*modules):
+            for module in modules:
+                monkeypatch.setitem(sys.modules, module, None)
+
+        return hide
+
+    @pytest.fixture(autouse=True)
+    def stop_after_choice(self, monkeypatch):
+        def stop(folder, marker):
+            raise InputError(f"chose {marker['engine']}")
+
+        monkeypatch.setattr("iif.quickstart._begin", stop)
+
+    def test_auto_takes_torchvision_without_detectron2_and_says_why(
+        self, missing, tmp_path, capsys
+    ):
+        missing("iif.d2")
+        with pytest.raises(InputError, match="chose torchvision"):
+            quickstart(tmp_path)
+        assert "Engine: torchvision (detectron2: " in capsys.readouterr().out
+
+    def test_auto_takes_detectron2_where_it_is_installed(self, tmp_path):
+        pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+        with pytest.raises(InputError, match="chose detectron2"):
+            quickstart(tmp_path)
+
+    def test_auto_takes_torchvision_outside_a_checkout(self, tmp_path, monkeypatch):
+        pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+        monkeypatch.setattr("iif.quickstart._CHECKOUT", tmp_path)
+        with pytest.raises(InputError, match="chose torchvision"):
+            quickstart(tmp_path)
+        with pytest.raises(InputError, match=r"detectron2 cannot be used: .* from a checkout"):
+            quickstart(tmp_path, engine="detectron2")
+
+    def test_neither(self, missing, tmp_path):
+        missing("iif.d2", "iif.tv")
+        with pytest.raises(InputError, match=r"neither engine .*pip install .*torchvision"):
+            quickstart(tmp_path)
+
+    def test_one_that_was_asked_for_and_is_missing(self, missing, tmp_path):
+        missing("tensorboard")
+        with pytest.raises(InputError, match=r"engine torchvision cannot be used: .*tensorboard"):
+            quickstart(tmp_path, engine="torchvision")
+
+    def test_unknown(self, tmp_path):
+        with pytest.raises(InputError, match="engine is 'mmdet'"):
+            quickstart(tmp_path, engine="mmdet")
+
+
+def test_detectron2(tmp_path, capsys):
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    report = quickstart(tmp_path / "demo", engine="detectron2", demo=DEMO)
+    out = report.parent
+    assert [name for name in OUTPUTS if not (out / name).exists()] == []
+    baseline, iif = (summary(out, run) for run in ("baseline", "iif"))
+    assert baseline["test_settings"] == iif["test_settings"]
+    assert baseline["config"]["MODEL"]["IIF"]["VARIANT"] == "none"
+    assert iif["config"]["MODEL"]["IIF"]["VARIANT"] == "raw"
+    assert "Report: " in capsys.readouterr().out
