@@ -241,12 +241,14 @@ def _training_frequency(cfg: CfgNode) -> ClassFrequency | None:
 def _check_model(cfg: CfgNode) -> None:
     """Refuse illegal values of MODEL.IIF, and IIF with ROI heads that would ignore it."""
     IIFFastRCNNOutputLayers(cfg, ShapeSpec(channels=1))
-    heads = ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME)
-    if cfg.MODEL.IIF.VARIANT != "none" and heads not in (IIFROIHeads, IIFCascadeROIHeads):
+    name = cfg.MODEL.ROI_HEADS.NAME
+    if name not in ROI_HEADS_REGISTRY:
+        raise InputError(f"MODEL.ROI_HEADS.NAME: there are no ROI heads {name!r}")
+    knows_iif = issubclass(ROI_HEADS_REGISTRY.get(name), IIFROIHeads | IIFCascadeROIHeads)
+    if cfg.MODEL.IIF.VARIANT != "none" and not knows_iif:
         raise InputError(
             f"MODEL.IIF.VARIANT is {cfg.MODEL.IIF.VARIANT!r}, but MODEL.ROI_HEADS.NAME "
-            f"{cfg.MODEL.ROI_HEADS.NAME!r} has no IIF: set MODEL.ROI_HEADS.NAME IIFROIHeads, or "
-            "MODEL.IIF.VARIANT none"
+            f"{name!r} has no IIF: set MODEL.ROI_HEADS.NAME IIFROIHeads, or MODEL.IIF.VARIANT none"
         )
 
 
@@ -315,8 +317,7 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 def _train_or_evaluate(args: argparse.Namespace, cfg: CfgNode) -> None:
     register_custom_datasets(cfg)
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="iif")
+    _set_up_process(args, cfg)
     _log_choices(cfg)
     if args.eval_only:
         model = IIFTrainer.build_model(cfg)
@@ -333,6 +334,20 @@ def _train_or_evaluate(args: argparse.Namespace, cfg: CfgNode) -> None:
     if args.baseline is not None and comm.is_main_process():
         for name in cfg.DATASETS.TEST:
             _compare(args.baseline, cfg, name)
+
+
+def _set_up_process(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Set up logs and seeds, and save the configuration, as Detectron2 does.
+
+    An evaluation's log and configuration go beside its results: those of the training, which make
+    the output folder complete, are left alone.
+    """
+    cfg = cfg.clone()
+    if args.eval_only:
+        cfg.defrost()
+        cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="iif")
 
 
 def _log_choices(cfg: CfgNode) -> None:
