@@ -151,11 +151,11 @@ def draw_scene(
     """Return the picture of a scene: a title, a panel for the truth and each run, and a legend."""
     pixels, scale = _resize(image)
     truth, shown = _choose_objects(scene)
-    panels = [(f"Ground truth: {_out_of(len(truth), len(scene.ground_truth), 'instances')}", truth)]
+    panels = [(f"Ground truth: {_out_of(len(truth), len(scene.ground_truth), 'instance')}", truth)]
     for name, objects, everything in zip(names, shown, scene.detections, strict=True):
         true = sum(o.kind == "TP" for o in everything)
         false = sum(o.kind in ERROR_TYPES for o in everything)
-        count = _out_of(len(objects), len(everything), "detections")
+        count = _out_of(len(objects), len(everything), "detection")
         panels.append((f"{name}: {true} true, {false} false; {count}", objects))
     drawn = [
         (title, draw_panel(pixels, place_labels(objects, scale, pixels.shape[:2])))
@@ -278,7 +278,8 @@ def _choose_objects(scene: Scene) -> tuple[list[SceneObject], list[list[SceneObj
 
 
 def _out_of(shown: int, total: int, what: str) -> str:
-    return f"{total} {what}" if shown == total else f"{shown} of {total} {what} drawn"
+    counted = f"{total} {what}{'' if total == 1 else 's'}"
+    return counted if shown == total else f"{shown} of {counted} drawn"
 
 
 def _resize(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:

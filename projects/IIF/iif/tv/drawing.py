@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.nn.functional import max_pool2d, pad
-from torchvision.utils import draw_bounding_boxes, draw_keypoints, draw_segmentation_masks
+from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from iif.report.pictures import FONT, LABEL_SIZE, Box, PanelObject
 
@@ -34,10 +34,12 @@ def draw_panel(image: NDArray[np.uint8], objects: Sequence[PanelObject]) -> NDAr
         boxes[:, 1::2].clamp_(0, height - 1)
         colors = [color for _, color in outlines]
         panel = draw_bounding_boxes(panel, boxes, colors=colors, width=_LINE)
-    for item in objects:
-        if item.leader is not None:
-            ends = torch.tensor(item.leader).view(1, 2, 2)
-            panel = draw_keypoints(panel, ends, [(0, 1)], colors=item.color, radius=0, width=1)
+    leaders = [(item.leader, item.color) for item in objects if item.leader is not None]
+    if leaders:
+        # A line is a quadrilateral that goes there and back.
+        there_and_back = [[*ends, *ends[2:], *ends[:2]] for ends, _ in leaders]
+        colors = [color for _, color in leaders]
+        panel = draw_bounding_boxes(panel, torch.tensor(there_and_back), colors=colors)
     return _draw_labels(panel, objects).permute(1, 2, 0).numpy()
 
 
