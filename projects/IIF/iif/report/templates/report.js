@@ -18,6 +18,7 @@
   const tip = byId("tip");
   const announce = byId("announce");
   let current = null;
+  let byKeys = false;
 
   const hideTip = () => {
     tip.hidden = true;
@@ -27,6 +28,7 @@
   const showTip = (mark, x, y) => {
     hideTip();
     current = mark;
+    byKeys = false;
     mark.classList.add("current");
     tip.textContent = mark.dataset.tip;
     tip.hidden = false;
@@ -43,14 +45,17 @@
     const x = Math.max(frame.left, Math.min((box.left + box.right) / 2, frame.right));
     const y = Math.max(frame.top, Math.min(box.bottom, frame.bottom));
     showTip(mark, x, y - 12);
+    byKeys = true;
     announce.textContent = mark.dataset.tip.replaceAll("\n", ", ");
   };
-  const marksOf = (svg) => [...svg.querySelectorAll("[data-tip]")].filter((m) => m.checkVisibility());
+  // Marks that are drawn (checkVisibility is true of SVG elements without display).
+  const marksOf = (svg) =>
+    [...svg.querySelectorAll("[data-tip]")].filter((mark) => mark.getBoundingClientRect().width > 0);
 
   document.addEventListener("pointermove", (event) => {
     const mark = event.target.closest?.("[data-tip]");
     if (mark) showTip(mark, event.clientX, event.clientY);
-    else if (current && !current.ownerSVGElement.matches(":focus")) hideTip();
+    else if (current && !byKeys) hideTip();
   });
   document.addEventListener("pointerleave", hideTip);
   document.addEventListener("focusin", (event) => {
@@ -76,7 +81,11 @@
     event.preventDefault();
     showTipAt(next);
   });
-  document.addEventListener("scroll", () => { if (current) hideTip(); }, { passive: true, capture: true });
+  // Moving the focus may scroll the page, after the tooltip was placed.
+  document.addEventListener("scroll", () => {
+    if (current && byKeys) showTipAt(current);
+    else if (current) hideTip();
+  }, { passive: true, capture: true });
 
   // Sortable tables: numbers from the greatest down first, text from A; undefined always last.
   const collator = new Intl.Collator("en", { numeric: true });

@@ -1,0 +1,456 @@
+"""The report's page in a browser: sorting, searching, filtering, tooltips, keyboard, layout."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers_report import NASTY, make_analysis, make_comparison, make_crops
+from iif.report.html import Report, write_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
+
+NUM_CATEGORIES = 1203
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+)
+
+
+def find_program(*names: str) -> str:
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    pytest.skip(f"{names[0]} is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = find_program("chromium", "chromium-browser", "google-chrome")
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(find_program("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    reports = {
+        "full": Report(
+            make_comparison(num_categories=NUM_CATEGORIES),
+            [
+                make_analysis(num_categories=NUM_CATEGORIES),
+                make_analysis(num_categories=NUM_CATEGORIES, iou_type="bbox"),
+            ],
+            make_crops(30, num_categories=NUM_CATEGORIES),
+        ),
+        "single": Report(
+            make_comparison(("IIF",), iou_types=("bbox",)),
+            [make_analysis(("IIF",), iou_type="bbox")],
+            make_crops(3, num_runs=1, masks=False),
+        ),
+        "long names": Report(
+            make_comparison(("a" * 80, "mask_rcnn_R_50_FPN_1x_iif_raw_seed_0")),
+            [make_analysis(("a" * 80, "mask_rcnn_R_50_FPN_1x_iif_raw_seed_0"))],
+        ),
+    }
+    for name, report in reports.items():
+        write_report(report, folder / f"{name}.html")
+    return {name: folder / f"{name}.html" for name in reports}
+
+
+@pytest.fixture
+def page(browser: Any, pages: dict[str, Path]) -> Any:
+    resize(browser, 1280, 900)
+    # No smooth scrolling, during which nothing can be clicked.
+    media = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    browser.get(pages["full"].as_uri())
+    return browser
+
+
+def resize(browser: Any, width: int, height: int) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+    )
+
+
+def column(page: Any, number: int, table: str = "category-table") -> list[str]:
+    return page.execute_script(
+        "return [...document.getElementById(arguments[0]).tBodies[0].rows]"
+        ".filter((r) => !r.hidden).map((r) => r.cells[arguments[1]].textContent)",
+        table,
+        number,
+    )
+
+
+def numbers(texts: list[str]) -> list[float]:
+    """Defined values; asserts that undefined ones come last."""
+    defined = [t for t in texts if t != "-"]
+    assert texts == defined + ["-"] * (len(texts) - len(defined))
+    return [float(t.replace(",", "").replace("\N{MINUS SIGN}", "-")) for t in defined]
+
+
+def tip(page: Any) -> str | None:
+    element = page.find_element(By.ID, "tip")
+    return element.text if element.is_displayed() else None
+
+
+def head_button(page: Any, number: int) -> Any:
+    return page.find_elements(By.CSS_SELECTOR, "#category-table thead tr:last-child button")[number]
+
+
+@pytest.mark.parametrize("name", ["full", "single", "long names"])
+def test_no_errors_and_nothing_is_loaded(browser: Any, pages: dict[str, Path], name: str) -> None:
+    browser.get_log("browser")
+    browser.get(pages[name].as_uri())
+    assert browser.get_log("browser") == []
+    loaded = browser.execute_script(
+        "return performance.getEntriesByType('resource').map((e) => e.name)"
+    )
+    assert [url for url in loaded if not url.startswith("data:")] == []
+
+
+def test_injected_names_are_text(page: Any) -> None:
+    assert NASTY in column(page, 0)
+    assert len(page.find_elements(By.TAG_NAME, "script")) == 2
+    names = [o.text for o in Select(page.find_element(By.ID, "crop-category")).options]
+    assert len(names) > 1
+
+
+@pytest.mark.parametrize("number", [2, 4, 6, 12])
+def test_sorting_numbers(page: Any, number: int) -> None:
+    before = sorted(column(page, 0))
+    head_button(page, number).click()
+    down = numbers(column(page, number))
+    assert down == sorted(down, reverse=True)
+    head_button(page, number).click()
+    up = numbers(column(page, number))
+    assert up == sorted(up)
+    assert len(set(up)) > 10
+    assert sorted(column(page, 0)) == before
+    states = page.execute_script(
+        "return [...document.querySelectorAll('#category-table thead tr:last-child th')]"
+        ".map((h) => h.getAttribute('aria-sort'))"
+    )
+    assert states[number] == "ascending"
+    assert states.count("ascending") == 1
+    assert "descending" not in states
+
+
+def test_sorting_names_moves_whole_rows(page: Any) -> None:
+    pairs = dict(zip(column(page, 0), column(page, 4), strict=True))
+    head_button(page, 0).click()
+    names = column(page, 0)
+    assert names[1].startswith("aerosol can")
+    assert names[-1].startswith("tow truck")
+    assert names.index("mug 8") < names.index("mug 15") < names.index("mug 1002")
+    assert dict(zip(names, column(page, 4), strict=True)) == pairs
+
+
+def test_sorting_1203_rows_is_quick(page: Any) -> None:
+    elapsed = page.execute_script(
+        """
+        const button = document.querySelectorAll('#category-table thead tr:last-child button')[4];
+        const start = performance.now();
+        for (let i = 0; i < 5; i++) { button.click(); document.body.offsetHeight; }
+        return (performance.now() - start) / 5;
+        """
+    )
+    assert elapsed < 1000
+
+
+def test_search_and_group_filter(page: Any) -> None:
+    search = page.find_element(By.ID, "category-search")
+    search.send_keys("Bird_Feeder")
+    found = column(page, 0)
+    assert found
+    assert all("bird feeder" in name for name in found)
+    count = page.find_element(By.ID, "category-count")
+    assert count.text == f"{len(found)} of 1,203 categories"
+    Select(page.find_element(By.ID, "category-group")).select_by_visible_text("rare")
+    rare = column(page, 0)
+    assert 0 < len(rare) < len(found)
+    assert set(column(page, 1)) == {"rare"}
+    search.clear()
+    search.send_keys("no such thing")
+    assert column(page, 0) == []
+    assert count.text == "0 of 1,203 categories"
+
+
+def crops_drawn(page: Any) -> list[str]:
+    return [e.text for e in page.find_elements(By.CSS_SELECTOR, ".crop header")]
+
+
+def test_crops_come_in_batches(page: Any) -> None:
+    assert len(crops_drawn(page)) == 12
+    count = page.find_element(By.ID, "crop-count")
+    assert count.text == "30 crops, 12 shown"
+    more = page.find_element(By.ID, "crop-more")
+    page.execute_script("arguments[0].click(); arguments[0].click()", more)
+    assert len(crops_drawn(page)) == 30
+    assert not more.is_displayed()
+    assert count.text == "30 crops"
+
+
+def test_crop_filters(page: Any) -> None:
+    def choose(control: str, value: str) -> None:
+        Select(page.find_element(By.ID, control)).select_by_value(value)
+
+    crops = page.execute_script("return JSON.parse(document.getElementById('payload').textContent)")
+    crops = crops["crops"]
+    for control, key in (
+        ("crop-change", "change"),
+        ("crop-kind", "kind"),
+        ("crop-group", "group"),
+        ("crop-category", "name"),
+    ):
+        value = crops[3][key]
+        choose(control, value)
+        expected = [c for c in crops if c[key] == value]
+        assert 0 < len(expected) < 30
+        count = page.find_element(By.ID, "crop-count").text
+        assert count.startswith(f"{len(expected)} of 30 crops")
+        drawn = crops_drawn(page)
+        assert len(drawn) == min(12, len(expected))
+        for text, crop in zip(drawn, expected, strict=False):
+            assert f"image {crop['id']}" in text
+            assert crop["name"] in text
+        choose(control, "")
+    choose("crop-kind", crops[3]["kind"])
+    choose("crop-group", crops[3]["group"])
+    both = [c for c in crops if all(c[k] == crops[3][k] for k in ("kind", "group"))]
+    assert len(crops_drawn(page)) == min(12, len(both))
+
+
+def test_boxes_masks_and_unverifiable_can_be_hidden(page: Any) -> None:
+    def visible(selector: str) -> int:
+        return page.execute_script(
+            "return [...document.querySelectorAll(arguments[0])]"
+            ".filter((e) => e.getBoundingClientRect().width > 0).length",
+            f"#crop-list {selector}",
+        )
+
+    for control, selector in (
+        ("show-masks", ".shape path"),
+        ("show-boxes", ".shape path ~ rect"),
+        ("show-greyed", ".shape.greyed"),
+    ):
+        assert visible(selector) > 0
+        page.find_element(By.ID, control).click()
+        assert visible(selector) == 0
+        page.find_element(By.ID, control).click()
+        assert visible(selector) > 0
+
+
+def test_unverifiable_is_grey_and_dashed(page: Any) -> None:
+    style = page.execute_script(
+        "const s = getComputedStyle(document.querySelector('.shape.kind-unverifiable rect'));"
+        "return [s.stroke, s.strokeDasharray]"
+    )
+    red, green, blue = (int(v) for v in style[0].removeprefix("rgb(").rstrip(")").split(","))
+    assert red == green == blue
+    assert style[1] != "none"
+
+
+def hover(page: Any, element: Any) -> None:
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+    webdriver.ActionChains(page).move_to_element(element).perform()
+
+
+def test_hover_shows_category_score_and_type(page: Any) -> None:
+    crop = page.execute_script(
+        "return JSON.parse(document.getElementById('payload').textContent).crops[0]"
+    )
+    run = 0 if any(s[5] for s in crop["panels"][0]) else 1
+    (subject,) = [s for s in crop["panels"][run] if s[5]]
+    assert tip(page) is None
+    shape = page.find_element(By.CSS_SELECTOR, ".crop .shape.subject path")
+    hover(page, shape)
+    words = tip(page)
+    assert words is not None
+    name, kind, score = words.split("\n")
+    assert name == crop["name"]
+    assert kind.startswith(f"{crop['kind']}: ")
+    assert float(score.removeprefix("score ")) == pytest.approx(subject[2], rel=5e-3)
+    webdriver.ActionChains(page).send_keys(Keys.ESCAPE).perform()
+    assert tip(page) is None
+
+
+def test_hover_on_charts(page: Any) -> None:
+    hover(page, page.find_elements(By.CSS_SELECTOR, "#curves .dot")[8])
+    words = tip(page)
+    assert words is not None
+    assert "false positives per 1,000 verified images" in words
+    hover(page, page.find_element(By.CSS_SELECTOR, "#false-positives .bar rect"))
+    words = tip(page)
+    assert words is not None
+    assert "Loc" in words
+    hover(page, page.find_element(By.CSS_SELECTOR, "#provenance h2"))
+    assert tip(page) is None
+
+
+def test_focus_and_arrow_keys_show_the_same(page: Any) -> None:
+    more = page.find_element(By.ID, "show-greyed")
+    page.execute_script("arguments[0].focus()", more)
+    webdriver.ActionChains(page).send_keys(Keys.TAB).perform()
+    focused = page.switch_to.active_element
+    assert focused.tag_name == "svg"
+    shapes = focused.find_elements(By.CSS_SELECTOR, ".shape")
+    seen = {tip(page)}
+    assert None not in seen
+    for _ in range(len(shapes) - 1):
+        webdriver.ActionChains(page).send_keys(Keys.ARROW_RIGHT).perform()
+        seen.add(tip(page))
+    assert seen == {s.get_attribute("data-tip") for s in shapes}
+    announced = page.find_element(By.ID, "announce").get_attribute("textContent")
+    assert announced == (tip(page) or "").replace("\n", ", ")
+    webdriver.ActionChains(page).send_keys(Keys.ESCAPE).perform()
+    assert tip(page) is None
+    webdriver.ActionChains(page).send_keys(Keys.HOME).perform()
+    assert tip(page) == shapes[0].get_attribute("data-tip")
+    webdriver.ActionChains(page).send_keys(Keys.TAB).perform()
+    assert page.switch_to.active_element != focused
+
+
+def test_arrow_keys_pass_by_what_is_hidden(page: Any) -> None:
+    svg = page.execute_script(
+        "return document.querySelector('.shape.greyed').closest('svg[data-roving]')"
+    )
+    total = len(svg.find_elements(By.CSS_SELECTOR, ".shape"))
+    hidden = svg.find_elements(By.CSS_SELECTOR, ".shape.greyed")
+    page.find_element(By.ID, "show-greyed").click()
+    page.execute_script("arguments[0].focus()", svg)
+    seen = set()
+    for _ in range(total):
+        webdriver.ActionChains(page).send_keys(Keys.ARROW_RIGHT).perform()
+        seen.add(tip(page))
+    assert len(seen) == total - len(hidden)
+    assert seen.isdisjoint({shape.get_attribute("data-tip") for shape in hidden})
+
+
+def test_sorting_with_the_keyboard_and_visible_focus(page: Any) -> None:
+    page.execute_script("document.getElementById('category-group').focus()")
+    # The table's scroll area, then the heads.
+    webdriver.ActionChains(page).send_keys(Keys.TAB, Keys.TAB, Keys.TAB, Keys.TAB).perform()
+    focused = page.switch_to.active_element
+    assert focused.text == "Training images"
+    assert focused.value_of_css_property("outline-style") == "solid"
+    webdriver.ActionChains(page).send_keys(Keys.ENTER).perform()
+    down = numbers(column(page, 2))
+    assert down == sorted(down, reverse=True)
+
+
+def test_controls_have_names(page: Any) -> None:
+    unnamed = page.execute_script(
+        """
+        return [...document.querySelectorAll('input, select, button')]
+          .filter((e) => !(e.labels?.length || e.textContent.trim())).map((e) => e.outerHTML);
+        """
+    )
+    assert unnamed == []
+    regions = page.find_elements(By.CSS_SELECTOR, ".scroll")
+    assert all(r.get_attribute("tabindex") == "0" for r in regions)
+
+
+@pytest.mark.parametrize("name", ["full", "single", "long names"])
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_page_never_scrolls_sideways(
+    browser: Any, pages: dict[str, Path], name: str, width: int
+) -> None:
+    resize(browser, width, 800)
+    browser.get(pages[name].as_uri())
+    browser.execute_script("for (const d of document.querySelectorAll('details')) d.open = true")
+    scroll, client = browser.execute_script(
+        "const e = document.documentElement; return [e.scrollWidth, e.clientWidth]"
+    )
+    assert scroll <= client
+    # Nothing but what scrolls by itself reaches over the edge.
+    over = browser.execute_script(
+        """
+        return [...document.querySelectorAll('main *, header *, footer')].filter((e) =>
+          e.getBoundingClientRect().right > document.documentElement.clientWidth + 1
+          && !e.closest('.scroll, .pan, nav, svg, .skip')).map((e) => e.outerHTML.slice(0, 80));
+        """
+    )
+    assert over == []
+
+
+def test_panels_stack_on_a_narrow_screen(page: Any) -> None:
+    def rows() -> int:
+        return page.execute_script(
+            "return new Set([...document.querySelector('.panels').children]"
+            ".map((e) => e.getBoundingClientRect().top)).size"
+        )
+
+    assert rows() == 1
+    resize(page, 360, 800)
+    assert rows() == 3
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_has_contrast(page: Any, scheme: str) -> None:
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    try:
+        ratios = page.execute_script(
+            """
+            const channel = (v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+            const light = (rgb) => {
+              const [r, g, b] = rgb.match(/[\\d.]+/g).map(Number).map(channel);
+              return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const ground = (e) => {
+              for (; e; e = e.parentElement) {
+                const color = getComputedStyle(e).backgroundColor;
+                if (color !== 'rgba(0, 0, 0, 0)') return color;
+              }
+            };
+            const wanted = ['.verdict', '.caveat', '.limits', '.reading', 'nav a', 'thead th',
+              'tbody td', 'td.better', '.quiet', '.range', 'summary', 'output', '.kicker',
+              'footer'];
+            return wanted.map((selector) => {
+              const e = document.querySelector(selector);
+              const [a, b] = [light(getComputedStyle(e).color), light(ground(e))];
+              return [selector, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+            });
+            """
+        )
+        paper = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+    finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert (paper == "rgb(252, 252, 250)") == (scheme == "light")
+    assert [(s, r) for s, r in ratios if r < 4.5] == []
+
+
+def test_prints_without_controls(page: Any) -> None:
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        shown = [
+            e for e in page.find_elements(By.CSS_SELECTOR, "nav, .controls") if e.is_displayed()
+        ]
+        clipped = page.execute_script(
+            "const e = document.querySelector('.tall'); return e.scrollHeight - e.clientHeight"
+        )
+    finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert shown == []
+    assert clipped <= 2
