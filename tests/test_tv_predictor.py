@@ -12,12 +12,13 @@ pytest.importorskip("torchvision", reason="torchvision is not installed")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torchvision.models import get_model
 from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
 from iif import ClassFrequency, IIFLogits, InputError, iif_weights
-from iif.tv import add_iif, maskrcnn_resnet18_fpn_small
+from iif.tv import add_iif, maskrcnn_resnet18_fpn_small, replace_predictors
 from iif.tv.predictor import IIFFastRCNNPredictor
 
 K = 5
@@ -188,6 +189,20 @@ def test_weights_from_counts_fit():
     torch.testing.assert_close(model.roi_heads.box_predictor.iif_logits.weight[1:], expected)
 
 
+@pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"])
+def test_fine_tuning_from_a_model_of_other_classes(name):
+    model = get_model(name, weights=None, weights_backbone=None)
+    replace_predictors(model, K + 1)
+    add_iif(model, WEIGHTS)
+    losses = losses_of(model)
+    assert all(loss.isfinite() for loss in losses.values())
+    heads = model.roi_heads
+    assert heads.box_predictor.cls_score.out_features == K + 1
+    assert heads.box_predictor.bbox_pred.out_features == 4 * (K + 1)
+    if heads.has_mask():
+        assert heads.mask_predictor.mask_fcn_logits.out_channels == K + 1
+
+
 def test_twice_is_an_error():
     model = add_iif(small_model(), WEIGHTS)
     with pytest.raises(InputError, match="has IIF already"):
@@ -222,6 +237,7 @@ def test_parity_with_detectron2():
     from detectron2.layers import ShapeSpec
     from detectron2.modeling.box_regression import Box2BoxTransform
     from detectron2.structures import Boxes, Instances
+    from detectron2.utils.events import EventStorage
 
     from iif.d2 import IIFFastRCNNOutputLayers
 
@@ -252,7 +268,8 @@ def test_parity_with_detectron2():
     proposals.gt_boxes = Boxes(boxes)
     proposals.gt_classes = rows
     predictions = theirs(features)
-    their_loss = theirs.losses(predictions, [proposals])["loss_cls"]
+    with EventStorage():
+        their_loss = theirs.losses(predictions, [proposals])["loss_cls"]
     (their_probabilities,) = theirs.predict_probs(predictions, [proposals])
 
     torch.testing.assert_close(loss, their_loss, rtol=0, atol=1e-6)

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import torch
 pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 from pycocotools import mask as coco_mask
+from torchvision.models import detection, get_model, get_model_weights, list_models
 
 from helpers_tv import CATEGORY_IDS, make_dataset, tiny_config
 from iif import InputError
@@ -24,6 +26,7 @@ from iif.tv import TrainConfig, evaluate, load, train
 from iif.tv.config import GLYPHS
 from iif.tv.dataset import DetectionImages
 from iif.tv.inference import detections_to_results
+from iif.tv.model import structure_of
 from iif.tv.trainer import learning_rate
 
 
@@ -269,6 +272,51 @@ class TestEvaluation:
         decoded = coco_mask.decode(first["segmentation"])
         assert np.array_equal(decoded, (masks[0, 0] > 0.5).numpy())
         assert coco_mask.area(second["segmentation"]) == 0
+
+
+@pytest.fixture
+def published(monkeypatch):
+    """Stand in for the download of published weights: those of a freshly built model."""
+
+    def state_dict(weights, *args, **kwargs):
+        name = next(n for n in list_models() if get_model_weights(n) is type(weights))
+        options = {"weights_backbone": None} if name in list_models(detection) else {}
+        return get_model(name, weights=None, **options).state_dict()
+
+    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", state_dict)
+
+
+class TestPublishedWeights:
+    """torchvision freezes layers and normalisation where weights are published."""
+
+    @pytest.mark.parametrize(
+        "values",
+        [{"weights_backbone": "IMAGENET1K_V1"}, {"weights": "COCO_V1"}],
+        ids=["backbone", "model"],
+    )
+    def test_resumed_and_loaded_runs_keep_the_structure(self, data, tmp_path, published, values):
+        values |= {"model": "fasterrcnn_mobilenet_v3_large_320_fpn", "trainable_backbone_layers": 2}
+        run(data, tmp_path / "whole", tiny_config(iterations=4, **values))
+        run(data, tmp_path / "parts", tiny_config(iterations=2, **values))
+        run(data, tmp_path / "parts", tiny_config(iterations=4, **values), resume=True)
+        whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
+        assert whole["structure"]["frozen_norms"]
+        assert whole["structure"]["frozen_parameters"]
+        assert_same_state(whole["structure"], parts["structure"])
+        assert_same_state(whole["model"], parts["model"])
+        assert_same_state(whole["optimizer"], parts["optimizer"])
+        model = load(tmp_path / "whole").model
+        assert structure_of(model) == whole["structure"]
+        assert_same_state(model.state_dict(), whole["model"])
+
+    def test_no_network(self, data, tmp_path, monkeypatch):
+        def fail(*args, **kwargs):
+            raise URLError("no route")
+
+        monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", fail)
+        config = tiny_config(model="maskrcnn_resnet50_fpn", weights="COCO_V1")
+        with pytest.raises(InputError, match=r"cannot be downloaded .*no route"):
+            run(data, tmp_path, config)
 
 
 class TestBadInput:

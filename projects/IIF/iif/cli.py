@@ -417,7 +417,7 @@ def _add_train(commands: argparse._SubParsersAction) -> None:
 
 def _run_train(args: argparse.Namespace) -> None:
     if find_spec("torchvision") is None:
-        raise InputError('torchvision is not installed: pip install "iif[torchvision]"')
+        raise InputError("torchvision is not installed: pip install torchvision tensorboard")
     from iif.evaluation.summary import format_summary
     from iif.tv import TrainConfig, evaluate, train
     from iif.tv.config import GLYPHS

@@ -124,7 +124,7 @@ def _choose_engine(engine: str, begun_with: str | None) -> tuple[str, str]:
     raise InputError(
         "neither engine can be used: "
         + "; ".join(f"{name}: {fault}" for name, fault in faults.items())
-        + '. torchvision comes with: pip install "iif[torchvision]"'
+        + ". Try: pip install torchvision tensorboard"
     )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from iif.files import InputError, atomic_write, versions
 from iif.frequency import ClassFrequency
 from iif.tv.config import TrainConfig
-from iif.tv.model import build_model
+from iif.tv.model import build_model, restore_structure, structure_of
 
 FORMAT = "iif-torchvision/1"
 LAST = "last_checkpoint"
@@ -53,6 +53,7 @@ def save(
         "config": config.to_dict(),
         "frequency": frequency.to_dict(),
         "versions": versions(),
+        "structure": structure_of(model),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
@@ -107,6 +108,13 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> De
     content = read(path, device)
     config = TrainConfig.from_dict(content["config"])
     frequency = ClassFrequency.from_dict(content["frequency"])
-    model = build_model(config, frequency, pretrained=False).to(device)
-    model.load_state_dict(content["model"])
+    model = rebuild(content, config, frequency).to(device)
     return Detector(model.eval(), config, frequency, content["iteration"])
+
+
+def rebuild(content: dict[str, Any], config: TrainConfig, frequency: ClassFrequency) -> nn.Module:
+    """Return the model of a checkpoint's content, with its state."""
+    model = build_model(config, frequency, pretrained=False)
+    restore_structure(model, content["structure"])
+    model.load_state_dict(content["model"])
+    return model

@@ -12,7 +12,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from iif.files import InputError
 from iif.frequency import ClassFrequency
@@ -68,7 +68,8 @@ def build_model(
     """Build the model of ``config`` for the classes of ``frequency``; label r + 1 is row r.
 
     Args:
-        pretrained: False to leave out the published weights (a checkpoint will be loaded).
+        pretrained: False to leave out the published weights: a checkpoint will be loaded, whose
+            structure is to be restored before.
 
     Raises:
         InputError: the model or its published weights are unknown, the model has no Fast R-CNN
@@ -124,6 +125,30 @@ def replace_predictors(model: nn.Module, num_classes: int) -> None:
         heads.mask_predictor = MaskRCNNPredictor(
             deconvolution.in_channels, deconvolution.out_channels, num_classes
         )
+
+
+def structure_of(model: nn.Module) -> dict[str, Any]:
+    """Return what torchvision's builders decide by whether weights are published, not by name.
+
+    That is which parameters are frozen, and which normalisation layers, with their eps.
+    """
+    return {
+        "frozen_parameters": [n for n, p in model.named_parameters() if not p.requires_grad],
+        "frozen_norms": {
+            n: m.eps for n, m in model.named_modules() if isinstance(m, FrozenBatchNorm2d)
+        },
+    }
+
+
+def restore_structure(model: nn.Module, structure: dict[str, Any]) -> None:
+    """Give a model that was built without published weights the structure of one with them."""
+    for name, eps in structure["frozen_norms"].items():
+        parent, _, child = name.rpartition(".")
+        features = model.get_submodule(name).num_features
+        setattr(model.get_submodule(parent), child, FrozenBatchNorm2d(features, eps=eps))
+    frozen = set(structure["frozen_parameters"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
 
 
 def _build_by_name(

@@ -116,7 +116,10 @@ def train(
             _check_resumable(previous, config, frequency, folder)
 
         torch.manual_seed(config.seed)
-        model = build_model(config, frequency, pretrained=previous is None).to(where)
+        if previous is None:
+            model = build_model(config, frequency).to(where)
+        else:
+            model = checkpoint.rebuild(previous, config, frequency).to(where)
         data = DetectionTargets(
             annotations, image_root, masks=has_masks(model), cache=config.cache_images
         )
@@ -192,7 +195,6 @@ def _run(
     optimizer = _optimizer(model, config)
     start = 0
     if previous is not None:
-        model.load_state_dict(previous["model"])
         optimizer.load_state_dict(previous["optimizer"])
         start = previous["iteration"]
     model.train()
