@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import unicodedata
 from collections.abc import Iterator
 from functools import cache
@@ -111,14 +112,21 @@ def choose_characters(count: int) -> list[Character]:
         InputError: there are not so many; the message says how many there are.
     """
     chosen: list[str] = []
-    upright = np.empty((count, _COMPARED_SIZE**2), dtype=np.float32)
-    for text, picture in _candidates():
-        if len(chosen) == count:
-            break
-        turned = np.stack([_look(picture, angle) for angle in _COMPARED_ANGLES])
-        if (turned @ upright[: len(chosen)].T).max(initial=0) <= _MAX_SIMILARITY:
-            upright[len(chosen)] = _look(picture, 0)
-            chosen.append(text)
+    looks = np.empty((0, _COMPARED_SIZE**2), dtype=np.float32)
+    candidates = _candidates()
+    # In batches, because few large matrix products cost far less than many small ones.
+    while len(chosen) < count and (batch := list(itertools.islice(candidates, 64))):
+        upright = np.stack([_look(picture, 0) for _, picture in batch])
+        turned = np.stack([[_look(p, angle) for _, p in batch] for angle in _COMPARED_ANGLES])
+        taken = (turned @ looks.T).max(axis=(0, 2), initial=0) > _MAX_SIMILARITY
+        similar = (turned @ upright.T).max(axis=0) > _MAX_SIMILARITY
+        kept: list[int] = []
+        for row in range(len(batch)):
+            if not taken[row] and not similar[row, kept].any():
+                kept.append(row)
+        chosen += [batch[row][0] for row in kept]
+        looks = np.concatenate([looks, upright[kept]])
+    chosen = chosen[:count]
     if len(chosen) < count:
         raise InputError(
             f"categories is {count}; the fonts have {len(chosen)} characters that can be told apart"
