@@ -229,7 +229,9 @@ def _fill_frequency(args: argparse.Namespace, cfg: CfgNode) -> None:
     if len(cfg.MODEL.IIF.FREQUENCY.IMAGE_COUNT):
         return
     # A baseline can be evaluated without its training set.
-    optional = args.eval_only and cfg.MODEL.IIF.VARIANT == "none"
+    optional = (
+        args.eval_only and cfg.MODEL.IIF.VARIANT == "none" and not cfg.MODEL.IIF.FREQUENCY_FILE
+    )
     with contextlib.suppress(InputError) if optional else contextlib.nullcontext():
         store_frequency(cfg, frequency_from_config(cfg))
 
