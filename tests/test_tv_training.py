@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from torchvision.models import detection, get_model, get_model_weights, list_mod
 
 from helpers_tv import CATEGORY_IDS, make_dataset, tiny_config
 from iif import InputError
+from iif.cli import main
 from iif.data.annotations import load_annotations
 from iif.tv import TrainConfig, evaluate, load, train
 from iif.tv.config import GLYPHS
@@ -432,3 +434,36 @@ class TestConfig:
     def test_wrong_values(self, assignment, message):
         with pytest.raises(InputError, match=message):
             GLYPHS.override([assignment])
+
+
+class TestCommandLine:
+    SETTINGS = ("model=maskrcnn_resnet18_fpn_small", "weights_backbone=null", "variant=smooth")
+    SIZES = ("min_size=[64]", "max_size=64", "images_per_batch=2", "iterations=1", "workers=0")
+
+    def test_train_and_evaluate(self, data, tmp_path, capsys):
+        images, output = str(data.parent / "images"), str(tmp_path)
+        command = ["train", "--images", images, "--val-json", str(data), "--output", output]
+        command += ["--device", "cpu"]
+        assert main([*command, "--json", str(data), *self.SETTINGS, *self.SIZES]) == 0
+        trained = capsys.readouterr().out
+        assert "APr" in trained
+        (tmp_path / "inference/eval_summary.json").unlink()
+        assert main([*command, "--eval-only"]) == 0
+        assert capsys.readouterr().out == trained
+        assert (tmp_path / "inference/eval_summary.json").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "--json is missing"),
+            (["--eval-only"], "--eval-only needs --val-json"),
+            (["--json", "x.json", "speed=1"], "sets no training setting"),
+            (["--json", "x.json"], r"x\.json: no such file"),
+        ],
+    )
+    def test_faults_are_told_in_one_line(self, tmp_path, capsys, arguments, message):
+        images, output = str(tmp_path), str(tmp_path / "out")
+        command = ["train", "--images", images, "--output", output, "--device", "cpu"]
+        assert main([*command, *arguments]) == 2
+        assert re.search(message, capsys.readouterr().err)
+        assert not (tmp_path / "out").exists()
