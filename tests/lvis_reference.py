@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import logging
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,21 +23,21 @@ def _removed_alias() -> Iterator[None]:
 
 
 def lvis_evaluate(
-    gt_path: str, results: list[dict[str, Any]], iou_type: str
+    gt_path: str | Path, results: list[dict[str, Any]], iou_type: str, max_dets: int = 300
 ) -> tuple[dict[str, float | None], dict[str, np.ndarray]]:
     """Evaluate as Detectron2 does and return what `compute_metrics` returns.
 
     Args:
         gt_path: the annotation file.
-        results: the detections; they are changed.
+        results: the detections; not changed.
+        max_dets: the cap on an image's detections, -1 for none.
         iou_type: for "segm" the boxes are taken away, or lvis would use their area.
     """
-    logging.getLogger("lvis.results").setLevel(logging.ERROR)
-    if iou_type == "segm":
-        results = [{k: v for k, v in result.items() if k != "bbox"} for result in results]
+    left_out = "bbox" if iou_type == "segm" else "segmentation"
+    results = [{k: v for k, v in result.items() if k != left_out} for result in results]
     gt = LVIS(str(gt_path))
-    with _removed_alias():
-        evaluator = LVISEval(gt, LVISResults(gt, results), iou_type)
+    with _removed_alias(), warnings.catch_warnings(action="ignore"):
+        evaluator = LVISEval(gt, LVISResults(gt, results, max_dets), iou_type)
         evaluator.run()
     metrics = {k: None if v == -1 else 100 * v for k, v in evaluator.get_results().items()}
 

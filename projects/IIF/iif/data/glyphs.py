@@ -327,7 +327,8 @@ class _Artist:
                 for below in glyphs:
                     below.coverage[placed.window] *= 1 - alpha
                 glyphs.append(placed)
-        canvas += rng.normal(0, rng.uniform(1, 7), canvas.shape)
+        noise = rng.standard_normal((size, size, 1), dtype=np.float32)
+        canvas += np.float32(rng.uniform(1, 7)) * noise
         return canvas.clip(0, 255).astype(np.uint8), glyphs
 
     def _place(self, row: int, below: Sequence[_Glyph], rng: np.random.Generator) -> _Glyph | None:
@@ -397,8 +398,8 @@ def _background(
     else:
         mix = _smooth_noise(size, int(rng.integers(3, 9)), rng)
     mix = 0.75 * mix + 0.25 * _smooth_noise(size, max(4, size // 8), rng)
-    canvas = first + (second - first) * mix[..., None]
-    return canvas.astype(np.float32), [first, second]
+    change = (second - first).astype(np.float32)
+    return first.astype(np.float32) + change * mix.astype(np.float32)[..., None], [first, second]
 
 
 def _smooth_noise(size: int, cells: int, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -26,15 +26,18 @@ def coverage_to_polygons(coverage: NDArray[np.float32]) -> list[list[float]]:
         Polygons ``[x0, y0, x1, y1, ...]`` in COCO's continuous coordinates, in which the first
         pixel's centre is (0.5, 0.5), rounded to 0.01 pixel; crumbs are left out.
     """
-    # The border of zeros closes outlines at the picture's edge.
-    contours = contourpy.contour_generator(
-        z=np.pad(coverage, 1), fill_type=contourpy.FillType.OuterOffset
-    )
+    rows, columns = (np.flatnonzero((coverage > 0.5).any(axis=axis)) for axis in (1, 0))
+    if not len(rows):
+        return []
+    # One pixel around what is covered, zeros beyond the picture's edge: all outlines close.
+    top, left = rows[0], columns[0]
+    cut = np.pad(coverage, 1)[top : rows[-1] + 3, left : columns[-1] + 3]
+    contours = contourpy.contour_generator(z=cut, fill_type=contourpy.FillType.OuterOffset)
     height, width = coverage.shape
     polygons = []
     for points, offsets in zip(*contours.filled(0.5, 2.0), strict=True):
-        # 1 for the border of zeros, half a pixel for the centre.
-        points = np.clip(points - 0.5, 0, (width, height))
+        # 1 for the border, half a pixel for the centre.
+        points = np.clip(points - 0.5 + (left, top), 0, (width, height))
         outer, *holes = np.split(points, offsets[1:-1])
         if _area(outer) < _MIN_AREA:
             continue

@@ -329,9 +329,10 @@ def _blocks(source: str, digest: _Hash, progress: bool) -> Iterator[tuple[bytes,
         raise InputError(f"{source}: no such file; expected {_RESULTS}") from None
     except IsADirectoryError:
         raise InputError(f"{source}: is a folder; expected {_RESULTS}") from None
+    size = os.fstat(f.fileno()).st_size
     bar = tqdm(
         desc=f"reading {os.path.basename(source)}",
-        total=os.fstat(f.fileno()).st_size,
+        total=size,
         unit="B",
         unit_scale=True,
         delay=1,
@@ -339,7 +340,7 @@ def _blocks(source: str, digest: _Hash, progress: bool) -> Iterator[tuple[bytes,
     )
     with f, bar:
         # Both ends before the rest: a file that was cut off is refused at once, however large.
-        f.seek(max(0, bar.total - _TAIL_BYTES))
+        f.seek(max(0, size - _TAIL_BYTES))
         tail = f.read().rstrip(_JSON_SPACE)
         f.seek(0)
         block = f.read(_BLOCK_BYTES)

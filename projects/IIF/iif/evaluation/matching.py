@@ -11,6 +11,8 @@ differs on purpose is listed in docs/evaluation.md. The error types are TIDE's (
 from __future__ import annotations
 
 import os
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -313,7 +315,7 @@ def load_matches(path: str | os.PathLike[str]) -> dict[str, Matches]:
         }
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; iif evaluate writes it") from None
-    except (KeyError, ValueError, OSError, EOFError) as error:
+    except (KeyError, ValueError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: not a file of {_FORMAT} ({error}); write it again with iif evaluate"
         ) from None

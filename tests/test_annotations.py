@@ -1,0 +1,244 @@
+"""Annotation files as arrays: orders, groups, federated keys, masks, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as mask_utils
+
+from iif.data.annotations import load_annotations
+from iif.files import InputError, sha256_file
+from iif.frequency import ClassFrequency
+from random_cases import random_case
+
+
+def write(folder: Path, content: Any) -> Path:
+    path = folder / "gt.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def test_arrays_hold_what_the_file_says(tmp_path: Path) -> None:
+    for seed in range(20):
+        content, _ = random_case(seed)
+        gt = load_annotations(write(tmp_path, content))
+        assert gt.sha256 == sha256_file(tmp_path / "gt.json")
+        images = sorted(content["images"], key=lambda image: image["id"])
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        assert gt.image_ids.tolist() == [i["id"] for i in images]
+        assert gt.image_sizes.tolist() == [[i["height"], i["width"]] for i in images]
+        assert gt.file_names == [i["file_name"] for i in images]
+        assert gt.category_ids.tolist() == [c["id"] for c in categories]
+        assert gt.category_names == [c["name"] for c in categories]
+        assert gt.frequency.tolist() == [c["frequency"] for c in categories]
+        assert gt.category_image_count.tolist() == [c["image_count"] for c in categories]
+        annotations = content["annotations"]
+        assert gt.ann_ids.tolist() == [a["id"] for a in annotations]
+        assert gt.image_ids[gt.ann_image].tolist() == [a["image_id"] for a in annotations]
+        assert gt.category_ids[gt.ann_category].tolist() == [a["category_id"] for a in annotations]
+        assert gt.bbox.tolist() == [a["bbox"] for a in annotations]
+        assert gt.area.tolist() == [a["area"] for a in annotations]
+        assert gt.ignore.tolist() == [bool(a.get("ignore", 0)) for a in annotations]
+        for pairs, key in (
+            (gt.neg, "neg_category_ids"),
+            (gt.not_exhaustive, "not_exhaustive_category_ids"),
+        ):
+            expected = [[i["id"], c] for i in images for c in i[key]]
+            found = np.column_stack([gt.image_ids[pairs[:, 0]], gt.category_ids[pairs[:, 1]]])
+            assert found.tolist() == expected
+        assert gt.segmentation is None
+        assert not gt.exhaustive
+
+
+def test_rows_of_ids() -> None:
+    content, _ = random_case(4)
+    gt = load_annotations_of(content)
+    for ids, lookup in ((gt.image_ids, gt.image_row), (gt.category_ids, gt.category_row)):
+        assert lookup(ids[::-1]).tolist() == list(range(len(ids)))[::-1]
+        unknown = [ids.min() - 1, ids.max() + 1]
+        assert lookup(unknown).tolist() == [-1, -1]
+
+
+def load_annotations_of(content: Any, **options: Any) -> Any:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return load_annotations(write(Path(folder), content), **options)
+
+
+def test_masks_are_those_that_pycocotools_makes() -> None:
+    seen = set()
+    for seed in range(30):
+        content, _ = random_case(seed, masks=True)
+        gt = load_annotations_of(content, masks=True)
+        sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
+        for row, annotation in enumerate(content["annotations"]):
+            segmentation = annotation["segmentation"]
+            assert gt.segmentation[row] == segmentation
+            if isinstance(segmentation, list):
+                rles = mask_utils.frPyObjects(segmentation, *sizes[annotation["image_id"]])
+                expected = mask_utils.decode(mask_utils.merge(rles))
+            elif isinstance(segmentation["counts"], list):
+                size = sizes[annotation["image_id"]]
+                expected = mask_utils.decode(mask_utils.frPyObjects(segmentation, *size))
+            else:
+                expected = mask_utils.decode(segmentation)
+            assert (mask_utils.decode(gt.rle(row)) == expected).all()
+            seen.add(
+                type(segmentation if isinstance(segmentation, list) else segmentation["counts"])
+            )
+    assert seen == {list, str}
+
+
+def test_masks_must_be_asked_for() -> None:
+    content, _ = random_case(1, masks=True)
+    with pytest.raises(ValueError, match="masks=True"):
+        load_annotations_of(content).rle(0)
+
+
+def test_file_names_are_those_of_detectron2() -> None:
+    content, _ = random_case(0)
+    image = content["images"][0]
+    content["images"] = [
+        image | {"id": 1, "file_name": "a/b.jpg", "coco_url": "http://x/y/z.jpg"},
+        image | {"id": 2, "file_name": "COCO_val2014_000000391895.jpg"},
+        {k: v for k, v in image.items() if k != "file_name"}
+        | {"id": 3, "coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg"},
+    ]
+    content["annotations"] = []
+    assert load_annotations_of(content).file_names == [
+        "a/b.jpg",
+        "000000391895.jpg",
+        "val2017/000000397133.jpg",
+    ]
+
+
+def coco_style(content: dict) -> dict:
+    for image in content["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    for category in content["categories"]:
+        del category["frequency"], category["image_count"]
+    return content
+
+
+def training_counts(content: dict) -> ClassFrequency:
+    ids = [category["id"] for category in content["categories"]]
+    return ClassFrequency(
+        image_count=[5, 50, 500, 10, 11, 100, 101][: len(ids)], num_images=1000, ids=ids
+    )
+
+
+def test_coco_format_takes_its_groups_from_the_training_counts() -> None:
+    content = coco_style(random_case(7)[0])
+    counts = training_counts(content)
+    gt = load_annotations_of(content, exhaustive=True, frequency=counts)
+    assert gt.exhaustive
+    assert gt.category_image_count.tolist() == counts.image_count.tolist()
+    assert gt.frequency.tolist() == counts.groups.tolist()
+    assert len(gt.neg) == len(gt.not_exhaustive) == 0
+
+
+def test_lvis_format_keeps_its_groups_beside_the_training_counts() -> None:
+    content, _ = random_case(7)
+    counts = training_counts(content)
+    gt = load_annotations_of(content, frequency=counts)
+    by_id = {category["id"]: category["frequency"] for category in content["categories"]}
+    assert gt.frequency.tolist() == [by_id[i] for i in gt.category_ids.tolist()]
+    assert gt.category_image_count.tolist() == counts.image_count.tolist()
+
+
+def test_crowds_are_coco_s_alone() -> None:
+    content, _ = random_case(7, ignore=False)
+    content["annotations"][0]["iscrowd"] = 1
+    assert not load_annotations_of(content).crowd.any()
+    gt = load_annotations_of(content, exhaustive=True)
+    assert gt.crowd.tolist() == gt.ignore.tolist() == [True] + [False] * (len(gt.ann_ids) - 1)
+
+
+def change(section: str, row: int, **values: Any) -> Callable[[dict], None]:
+    def apply(content: dict) -> None:
+        content[section][row].update(values)
+
+    return apply
+
+
+def drop(section: str, row: int, key: str) -> Callable[[dict], None]:
+    def apply(content: dict) -> None:
+        del content[section][row][key]
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (drop("images", 0, "neg_category_ids"), r"no neg_category_ids.*--exhaustive"),
+        (drop("images", 0, "not_exhaustive_category_ids"), r"no not_exhaustive.*--exhaustive"),
+        (drop("categories", 0, "frequency"), r"category \d+ has no frequency.*--exhaustive"),
+        (change("categories", 0, frequency="x"), r"frequency of category \d+ is 'x'"),
+        (change("annotations", 0, image_id=5000), r"image_id 5000 of the annotation with id \d+"),
+        (change("annotations", 0, category_id=5000), r"category_id 5000 .* not among categories"),
+        (change("images", 0, neg_category_ids=[5000]), r"neg_category_ids of the image .* 5000"),
+        (drop("annotations", 0, "bbox"), r"missing required field `bbox` - at `\$.annotations\[0"),
+        (change("annotations", 0, bbox=[1, 2, 3]), r"annotations\[0\].bbox"),
+        (lambda content: content["images"].append(content["images"][0]), "images: id .* once"),
+        (lambda content: content["categories"].append(content["categories"][0]), "categories: id"),
+        (
+            lambda content: content["annotations"].append(content["annotations"][0]),
+            "annotations: id",
+        ),
+        (lambda content: content.update(images=[]), "images is empty"),
+        (lambda content: content.pop("categories"), "categories"),
+        (drop("images", 0, "file_name"), "neither file_name nor coco_url"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, spoil: Callable[[dict], None], message: str) -> None:
+    content, _ = random_case(7)
+    spoil(content)
+    with pytest.raises(InputError, match=message) as error:
+        load_annotations(write(tmp_path, content))
+    assert str(tmp_path / "gt.json") in str(error.value)
+
+
+def test_a_missing_or_cut_off_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        load_annotations(tmp_path / "gt.json")
+    text = json.dumps(random_case(7)[0])
+    with pytest.raises(InputError, match="cut off"):
+        load_annotations(write(tmp_path, text[: len(text) // 2]))
+
+
+def test_coco_format_without_groups_names_the_remedy() -> None:
+    with pytest.raises(InputError, match="--train-json"):
+        load_annotations_of(coco_style(random_case(7)[0]), exhaustive=True)
+
+
+def test_training_counts_of_another_data_set_are_refused() -> None:
+    counts = ClassFrequency(image_count=[1], num_images=2, ids=[9999])
+    with pytest.raises(InputError, match="not among the training categories"):
+        load_annotations_of(random_case(7)[0], frequency=counts)
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([], "not a list of polygons"),
+        ([[1, 2]], "not a list of polygons"),
+        ({"size": [1, 1], "counts": "1"}, r"size is \[1, 1\]"),
+        ({"counts": "1"}, "expected an RLE"),
+        ("text", "expected an RLE"),
+        (7, "expected an RLE"),
+    ],
+)
+def test_a_bad_mask_names_its_annotation(segmentation: Any, message: str) -> None:
+    content, _ = random_case(7, masks=True)
+    content["annotations"][0]["segmentation"] = segmentation
+    gt = load_annotations_of(content, masks=True)
+    with pytest.raises(InputError, match=message) as error:
+        gt.rle(0)
+    assert f"id {content['annotations'][0]['id']}" in str(error.value)
