@@ -32,7 +32,7 @@ from iif.frequency import ClassFrequency
 SUMMARY_FORMAT = "iif-eval-summary/1"
 SUMMARY_FILE = "eval_summary.json"
 MATCHES_FILE = "eval_matches.npz"
-# Dave et al., arXiv 2102.01066, section 4: so many detections of a category over the whole set.
+# Dave et al., arXiv 2102.01066: so many detections of a category over the whole set.
 FIXED_DETECTIONS = 10_000
 FIXED_METRICS = ("AP-fixed", "APr-fixed", "APc-fixed", "APf-fixed")
 TEST_SETTINGS = ("score_threshold", "nms_threshold", "detections_per_image")
