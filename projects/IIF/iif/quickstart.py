@@ -248,7 +248,7 @@ def _train_detectron2(demo: Demo, variant: str, data: Path, run: Path) -> None:
     command += [str(part) for option in options.items() for part in option]
     run.mkdir(parents=True, exist_ok=True)
     console = run / "console.txt"
-    bar = tqdm(desc="training", unit="it", mininterval=1.0)
+    bar = tqdm(desc="training", unit="it", disable=None)
     with (
         bar,
         console.open("w", encoding="utf-8") as log,

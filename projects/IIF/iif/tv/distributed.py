@@ -24,6 +24,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def no_bar(progress: bool) -> bool | None:
+    """Return tqdm's ``disable``: a bar where asked for, in process 0 and on a terminal."""
+    return None if progress and rank() == 0 else True
+
+
 def gather(value: Any) -> list[Any] | None:
     """Return every process's value, by rank, in process 0; None in the others."""
     if not dist.is_initialized():

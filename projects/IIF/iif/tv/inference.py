@@ -19,7 +19,7 @@ from iif.files import InputError
 from iif.frequency import ClassFrequency
 from iif.tv import checkpoint
 from iif.tv.dataset import DetectionImages
-from iif.tv.distributed import gather, pick_device, process_group, rank, world_size
+from iif.tv.distributed import gather, no_bar, pick_device, process_group, rank, world_size
 from iif.tv.model import has_masks
 
 RESULTS = "lvis_instances_results.json"
@@ -94,7 +94,7 @@ def predict(
     )
     for row, image in zip(
         mine,
-        tqdm(loader, desc="inference", unit="image", disable=not progress or rank() > 0),
+        tqdm(loader, desc="inference", unit="image", disable=no_bar(progress)),
         strict=True,
     ):
         (detections,) = model([image.to(device)])

@@ -20,7 +20,7 @@ from iif.frequency import ClassFrequency
 from iif.tv import checkpoint
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages, DetectionTargets, Target
-from iif.tv.distributed import pick_device, process_group, rank, share_buffers, world_size
+from iif.tv.distributed import no_bar, pick_device, process_group, rank, share_buffers, world_size
 from iif.tv.inference import check_classes, evaluate_model
 from iif.tv.model import build_model, has_masks
 from iif.tv.sampling import batches, image_stream, repeat_factors
@@ -211,7 +211,7 @@ def _run(
         initial=start,
         total=config.iterations,
         mininterval=1.0,
-        disable=not progress or rank() > 0,
+        disable=no_bar(progress),
     )
     for iteration, (images, targets) in enumerate(bar, start):
         # The random numbers of an iteration depend on these three alone, so that a resumed run
