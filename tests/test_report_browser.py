@@ -263,8 +263,8 @@ def test_boxes_masks_and_unverifiable_can_be_hidden(page: Any) -> None:
 
 def test_unverifiable_is_grey_and_dashed(page: Any) -> None:
     style = page.execute_script(
-        "const s = getComputedStyle(document.querySelector('.shape.kind-unverifiable rect'));"
-        "return [s.stroke, s.strokeDasharray]"
+        "const e = document.querySelector('.shape.kind-unverifiable rect:not(.casing)');"
+        "const s = getComputedStyle(e); return [s.stroke, s.strokeDasharray]"
     )
     red, green, blue = (int(v) for v in style[0].removeprefix("rgb(").rstrip(")").split(","))
     assert red == green == blue
@@ -293,6 +293,16 @@ def test_hover_shows_category_score_and_type(page: Any) -> None:
     assert float(score.removeprefix("score ")) == pytest.approx(subject[2], rel=5e-3)
     webdriver.ActionChains(page).send_keys(Keys.ESCAPE).perform()
     assert tip(page) is None
+
+
+def test_hover_inside_boxes_without_masks(browser: Any, pages: dict[str, Path]) -> None:
+    resize(browser, 1280, 900)
+    browser.get(pages["single"].as_uri())
+    assert browser.find_elements(By.ID, "show-masks") == []
+    hover(browser, browser.find_element(By.CSS_SELECTOR, ".shape.subject rect:not(.casing)"))
+    words = tip(browser)
+    assert words is not None
+    assert "score" in words
 
 
 def test_hover_on_charts(page: Any) -> None:

@@ -104,7 +104,7 @@ def _load_ground_truth(
     gt = load_annotations(
         path,
         exhaustive=comparison.dataset.exhaustive,
-        masks=True,
+        masks="segm" in comparison.iou_types,
         frequency=ClassFrequency.from_json(train_json) if train_json is not None else None,
     )
     if gt.sha256 != comparison.dataset.sha256:

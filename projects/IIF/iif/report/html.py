@@ -180,6 +180,7 @@ def page(report: Report) -> dict[str, Any]:
         "versions": report.versions,
         "crops": crops_payload(report.crops, runs),
         "crops_note": report.crops_note,
+        "has_masks": any(s.path for crop in report.crops for p in crop.panels for s in p),
     }
 
 
@@ -461,7 +462,8 @@ def category_table(
         columns that begin a later heading; "rows": [{"name", "group"
         (r, c or f), "cells"}], in the order of ids.
     """
-    headings: list[tuple[str, int]] = [("", 4)]
+    # The first column stays in view when the table scrolls: its heading spans it alone.
+    headings: list[tuple[str, int]] = [("", 1), ("", 3)]
     columns = ["Category", "Group", "Training images", "Objects"]
     runs: list[str] = []
     if comparison is not None:
@@ -486,7 +488,7 @@ def category_table(
             cells += _false_positive_cells(analysis, row)
         table.append({"name": name, "group": group, "cells": cells})
     widths = [width for _, width in headings]
-    starts = set(np.cumsum(widths)[:-1].tolist())
+    starts = set(np.cumsum(widths)[1:-1].tolist())
     return {"headings": headings, "columns": columns, "starts": starts, "rows": table}
 
 

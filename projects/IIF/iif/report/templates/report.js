@@ -158,6 +158,8 @@
       class: `shape ${css}${subject ? " subject" : ""}${greyed ? " greyed" : ""}`, "data-tip": words.join("\n"),
     });
     if (path) group.append(svgElement("path", { d: path }));
+    // A light line under the coloured one: outlines are seen on any picture.
+    group.append(svgElement("rect", { class: "casing", x, y, width, height }));
     group.append(svgElement("rect", { x, y, width, height }));
     return group;
   };
@@ -172,9 +174,7 @@
     svg.append(svgElement("image", { href: crop.src, width: crop.w, height: crop.h }));
     // Large ones first, so that a small one inside can be pointed at; the subject on top.
     const order = [...shapes].sort((a, b) => a[5] - b[5] || b[3][2] * b[3][3] - a[3][2] * a[3][3]);
-    const drawing = svgElement("g", { class: "shapes" });
-    drawing.append(...order.map(shapeElement));
-    svg.append(drawing);
+    svg.append(...order.map(shapeElement));
     return element("figure", {}, element("figcaption", {}, `${title} (${counted})`), svg);
   };
   const cropElement = (crop) => {
@@ -204,6 +204,7 @@
   for (const select of Object.values(filters)) select.addEventListener("change", filterCrops);
   for (const what of ["masks", "boxes", "greyed"]) {
     const box = byId(`show-${what}`);
+    if (!box) continue;
     const apply = () => list.classList.toggle(`no-${what}`, !box.checked);
     box.addEventListener("change", apply);
     apply();
