@@ -22,7 +22,7 @@ from iif.data.characters import choose_characters, draw_character, font_path
 from iif.data.glyphs import GlyphSettings, make_glyphs, training_counts
 from iif.data.polygons import coverage_to_polygons
 
-MEDIUM = GlyphSettings(categories=30, train=200, val=60, image_size=96, seed=3)
+MEDIUM = GlyphSettings(categories=30, train=120, val=40, image_size=96, seed=3)
 
 
 def read(folder: Path, split: str) -> dict[str, Any]:
@@ -30,10 +30,11 @@ def read(folder: Path, split: str) -> dict[str, Any]:
 
 
 def all_bytes(folder: Path) -> dict[str, bytes]:
+    """The content of every file, save the counts that other tests may have cached there."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.name.endswith(".frequency.json")
     }
 
 
@@ -104,15 +105,15 @@ def test_categories_carry_training_counts_in_both_files(medium):
 
 def test_training_is_long_tailed_and_validation_balanced(medium):
     train = ClassFrequency.from_json(medium / "glyphs_train.json", cache=False)
-    assert sorted(train.image_count, reverse=True) == training_counts(30, 200).tolist()
+    assert sorted(train.image_count, reverse=True) == training_counts(30, 120).tolist()
     assert train.image_count.min() >= 1
-    assert train.image_count.max() > 20 * np.median(train.image_count) / 4
+    assert train.image_count.max() > 5 * np.median(train.image_count)
     # The rank must not follow from the id.
     rank = np.argsort(np.argsort(-train.image_count))
     assert abs(np.corrcoef(rank, train.ids)[0, 1]) < 0.5
     with pytest.warns(UserWarning, match="disagrees"):
         val = ClassFrequency.from_json(medium / "glyphs_val.json", cache=False)
-    assert set(val.image_count) == {6}
+    assert set(val.image_count) == {4}
 
 
 @pytest.mark.parametrize(("categories", "train"), [(60, 1000), (1203, 20_000), (40, 600)])
@@ -230,7 +231,7 @@ def test_lvis_and_detectron2_read_it(medium):
         "detectron2.data.datasets.lvis", reason="Detectron2 is not installed"
     )
     dicts = reader.load_lvis_json(str(medium / "glyphs_val.json"), f"{medium}/")
-    assert len(dicts) == 60
+    assert len(dicts) == 40
     assert all(os.path.isfile(entry["file_name"]) for entry in dicts)
 
 
@@ -354,7 +355,7 @@ def test_each_font_has_its_characters(as_many_as_lvis):
         assert len(set(character.fonts)) == len(character.fonts) >= 4
         for font in character.fonts:
             picture = draw_character(character.text, font_path(font), 40)
-            assert max(picture.size) == pytest.approx(40, abs=2)
+            assert max(picture.size) == pytest.approx(40, abs=4)
             # What a font draws in the place of a character that it lacks.
             mask = ImageFont.truetype(font_path(font), 64).getmask("\U0010fffd", mode="L")
             drawn = ImageFont.truetype(font_path(font), 64).getmask(character.text, mode="L")

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import csv
 import math
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,9 @@ from hypothesis import strategies as st
 from mpmath import mp, mpf
 
 from iif import ClassFrequency, InputError, iif_weights
-from iif.weights import COUNT_BY, VARIANTS
+from iif.cli import main
+from iif.report.plots import plot_weights
+from iif.weights import COUNT_BY, VARIANTS, write_weights_csv
 
 mp.dps = 40
 
@@ -206,3 +211,76 @@ def test_by_instance_counts_instances_and_their_total(counts, variant):
     by_instance = iif_weights(ClassFrequency(images, 5000, instances), variant, "instance")
     as_images = iif_weights(ClassFrequency(instances, sum(instances)), variant, "image")
     assert torch.equal(by_instance, as_images)
+
+
+# ------------------------------------------------------------------------- table, plot, command
+
+
+@pytest.mark.parametrize("count_by", COUNT_BY)
+def test_command_writes_table_and_plot(glyphs_dir, tmp_path, capsys, count_by):
+    train = str(glyphs_dir / "glyphs_train.json")
+    table, plot = tmp_path / "out" / "w.csv", tmp_path / "out" / "w.png"
+    arguments = ["weights", "--json", train, "--variant", "smooth", "--count-by", count_by]
+    assert main([*arguments, "--csv", str(table), "--plot", str(plot)]) == 0
+    frequency = ClassFrequency.from_json(train)
+    expected = iif_weights(frequency, "smooth", count_by)
+    with open(table, newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert list(rows[0]) == ["id", "name", "image_count", "instance_count", "weight"]
+    assert [int(row["id"]) for row in rows] == frequency.ids.tolist()
+    assert [row["name"] for row in rows] == frequency.names
+    assert [int(row["image_count"]) for row in rows] == frequency.image_count.tolist()
+    assert [int(row["instance_count"]) for row in rows] == frequency.instance_count.tolist()
+    assert [float(row["weight"]) for row in rows] == expected.tolist()
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "12 classes, 40 images" in printed
+    for group, name in (("r", "rare"), ("c", "common"), ("f", "frequent")):
+        number = np.count_nonzero(frequency.groups == group)
+        (line,) = [line for line in printed.splitlines() if line.startswith(name)]
+        assert int(line.split()[1]) == number
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--variant", "Raw"], "must be one of raw, smooth"),
+        (["--count-by", "object"], "must be one of image, instance"),
+        (["--plot", "w.jpeg"], "must end in png, pdf, svg"),
+    ],
+)
+def test_command_refuses_in_one_line(glyphs_dir, tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    train = str(glyphs_dir / "glyphs_train.json")
+    assert main(["weights", "--json", train, "--csv", "w.csv", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not os.listdir(tmp_path)
+
+
+def test_table_leaves_unknown_instances_empty(tmp_path: Path):
+    frequency = ClassFrequency([2, 5], 10, names=['a "b", c', "é"])
+    write_weights_csv(tmp_path / "w.csv", frequency, iif_weights(frequency))
+    with open(tmp_path / "w.csv", newline="", encoding="utf-8") as f:
+        rows = list(csv.reader(f))
+    assert rows[1] == ["1", 'a "b", c', "2", "", repr(math.log(5))]
+    assert rows[2][1] == "é"
+
+
+def test_plot_shows_every_class_in_the_colour_of_its_group():
+    counts = [0, 3, 10, 11, 100, 101, 900]
+    frequency = ClassFrequency(counts, 1000)
+    weights = iif_weights(frequency, "smooth")
+    by_count, by_rank = plot_weights(frequency, weights, variant="smooth").axes
+    sizes = [len(points.get_offsets()) for points in by_count.collections]
+    assert sizes == [3, 2, 2]
+    points = np.concatenate([points.get_offsets() for points in by_count.collections])
+    np.testing.assert_allclose(points[:, 0], [0.5, *counts[1:]])
+    np.testing.assert_allclose(points[:, 1], weights)
+    ranks = np.concatenate([points.get_offsets() for points in by_rank.collections])
+    np.testing.assert_allclose(ranks[:, 0], [7, 6, 5, 4, 3, 2, 1])
+    labels = [text.get_text() for text in by_count.get_legend().get_texts()]
+    assert labels == ["rare (3)", "common (2)", "frequent (2)", "background (1)"]
+    with pytest.raises(InputError, match="not counted"):
+        plot_weights(frequency, weights, variant="raw", count_by="instance")

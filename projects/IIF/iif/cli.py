@@ -89,15 +89,15 @@ def _run_weights(args: argparse.Namespace) -> None:
         f"{frequency.num_instances:,} instances; {args.variant} weights by {args.count_by}\n"
     )
     print(format_weights(frequency, weights))
-    write_weights_csv(args.csv, frequency, weights)
-    print(f"\nTable: {args.csv}")
     if args.plot:
         from iif.report.plots import save_weights_plot
 
         save_weights_plot(
             args.plot, frequency, weights, variant=args.variant, count_by=args.count_by
         )
-        print(f"Plot: {args.plot}")
+        print(f"\nPlot: {args.plot}")
+    write_weights_csv(args.csv, frequency, weights)
+    print(f"Table: {args.csv}")
 
 
 def _add_glyphs(commands: argparse._SubParsersAction) -> None:

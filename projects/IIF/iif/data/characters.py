@@ -81,7 +81,7 @@ _MIN_SIZE = 0.35
 # these degrees, and are the same to the eye above this cosine similarity. It tells B from R and
 # O from Q, and takes 8 for B and 5 for S.
 _COMPARED_SIZE = 32
-_COMPARED_ANGLES = (-30, -20, -10, 0, 10, 20, 30)
+_COMPARED_ANGLES = (-30, -15, 0, 15, 30)
 _MAX_SIMILARITY = 0.85
 
 
