@@ -126,6 +126,7 @@ def repeated(section: str):
             lambda c: c["annotations"][4].update(category_id=31),
             "category_id 31.*id 5 is not among categories",
         ),
+        (lambda c: c["images"][0].update(id=2**64), r"int.*\$\.images\[0\]\.id"),
         (lambda c: c["images"][0].update(id="x"), r"int.*\$\.images\[0\]\.id"),
     ],
 )

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -302,18 +302,21 @@ class ClassFrequency:
         )
 
 
+_Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what int64 holds
+
+
 class _Image(msgspec.Struct, gc=False):
-    id: int
+    id: _Id
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    id: int
-    image_id: int
-    category_id: int
+    id: _Id
+    image_id: _Id
+    category_id: _Id
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: int
+    id: _Id
     name: str
     image_count: int | None = None
 

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -286,13 +287,21 @@ def _draw_all(
 ) -> Iterator[list[dict[str, Any]]]:
     """Draw and save every image; yield the annotations of each, in the order of ``plans``."""
     artist = _Artist(tuple(characters), settings, folder)
-    workers = min(workers or len(os.sched_getaffinity(0)), len(plans))
+    workers = min(workers or _available_cores(), len(plans))
     if workers == 1:
         yield from map(artist, plans)
         return
     # Spawned, not forked: the caller may have threads (those of PyTorch, for one).
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
-        yield from pool.imap(artist, plans, chunksize=max(1, min(32, len(plans) // workers // 4)))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        chunk = max(1, min(32, len(plans) // (4 * workers)))
+        yield from pool.map(artist, plans, chunksize=chunk)
+
+
+def _available_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclasses.dataclass(frozen=True)
