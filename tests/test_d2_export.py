@@ -1,0 +1,92 @@
+"""TorchScript tracing and ONNX export by Detectron2's exporters, against the eager model."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+
+from detectron2.export import TracingAdapter
+from detectron2.modeling import build_model
+
+from helpers_d2 import tiny_cfg, training_batch
+
+MODELS = {
+    "iif": (),
+    "post-hoc": ("MODEL.IIF.APPLY", "test"),
+    "cosine": (
+        *("MODEL.IIF.CLASSIFIER", "cosine"),
+        *("MODEL.ROI_MASK_HEAD.NAME", "CosineMaskHead"),
+    ),
+    "cascade": (
+        *("MODEL.ROI_HEADS.NAME", "IIFCascadeROIHeads"),
+        *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
+    ),
+}
+
+
+def detect(model, inputs):
+    """Run a model as Detectron2's tools/deploy/export_model.py does."""
+    return [{"instances": model.inference(inputs, do_postprocess=False)[0]}]
+
+
+def make_adapter(*overrides: object) -> TracingAdapter:
+    torch.manual_seed(0)
+    model = build_model(tiny_cfg(*overrides)).eval()
+    for name, value in model.named_parameters():
+        if ".cls_score." in name:
+            torch.nn.init.normal_(value, std=0.3)
+    return TracingAdapter(model, [{"image": image_of(64)}], detect).eval()
+
+
+def image_of(size: int) -> torch.Tensor:
+    return training_batch(1, size=size, seed=size)[0]["image"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
+def test_torchscript_gives_the_eager_models_detections(name):
+    adapter = make_adapter(*MODELS[name])
+    with torch.no_grad():
+        traced = torch.jit.trace(adapter, (image_of(64),), check_trace=False)
+    stored = io.BytesIO()
+    torch.jit.save(traced, stored)
+    stored.seek(0)
+    loaded = torch.jit.load(stored)
+    for size in (64, 96):  # not the traced size alone
+        with torch.no_grad():
+            expected, found = adapter(image_of(size)), loaded(image_of(size))
+        assert len(expected[0]) > 5
+        for a, b in zip(expected, found, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", ["iif", "cascade"])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_onnx_gives_the_eager_models_detections(name, tmp_path):
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    adapter = make_adapter(*MODELS[name])
+    path = str(tmp_path / "model.onnx")
+    # The exporter based on torch.export stops at a data-dependent branch of Detectron2's RPN.
+    torch.onnx.export(adapter, (image_of(64),), path, opset_version=16, dynamo=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    expected = adapter(image_of(64))
+    found = session.run(None, {image.name: image_of(64).numpy()})
+    assert len(expected[0]) > 5
+    for a, b in zip(expected, found, strict=True):
+        np.testing.assert_allclose(b, a.numpy(), rtol=1e-4, atol=1e-3)
+
+
+def test_the_exported_scores_are_adjusted():
+    """Otherwise the comparisons above would not notice an adjustment that is lost everywhere."""
+    with torch.no_grad():
+        adjusted = make_adapter()(image_of(64))
+        plain = make_adapter("MODEL.IIF.VARIANT", "none")(image_of(64))
+    assert adjusted[3].shape != plain[3].shape or not torch.equal(adjusted[3], plain[3])
