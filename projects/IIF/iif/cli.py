@@ -467,7 +467,7 @@ def _add_quickstart(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--out",
-        default="output/quickstart",
+        default="output/demo",
         metavar="DIR",
         help="where it goes; finished steps in it are not done again (default %(default)s)",
     )

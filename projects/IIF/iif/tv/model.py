@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import detection as tv_detection
 from torchvision.models import get_model, list_models, resnet18
 from torchvision.models.detection import MaskRCNN
@@ -23,10 +23,28 @@ from iif.weights import iif_weights
 SMALL_MODEL = "maskrcnn_resnet18_fpn_small"
 
 
+class ClassAgnosticMaskPredictor(MaskRCNNPredictor):
+    """A ``MaskRCNNPredictor`` that predicts one mask per region, whatever its class.
+
+    With few training images a class of its own learns no mask; all classes together do.
+    """
+
+    def __init__(self, in_channels: int, dim_reduced: int, num_classes: int) -> None:
+        """Build the layers; arguments as for ``MaskRCNNPredictor``."""
+        super().__init__(in_channels, dim_reduced, 1)
+        self.num_classes = num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (R, num_classes, 2H, 2W) logits of features (R, C, H, W), alike in all classes."""
+        x = self.mask_fcn_logits(self.relu(self.conv5_mask(x)))
+        return x.expand(-1, self.num_classes, -1, -1)
+
+
 def maskrcnn_resnet18_fpn_small(num_classes: int, **options: Any) -> MaskRCNN:
     """A Mask R-CNN for images of about 100 px, small enough to train from scratch on a CPU.
 
-    ResNet-18 with batch normalisation, FPN and mask head of 64 channels, box head of 256.
+    ResNet-18 with batch normalisation, FPN and mask head of 64 channels, box head of 256, masks
+    that do not depend on the class.
 
     Args:
         num_classes: classes with the background, K + 1.
@@ -57,7 +75,7 @@ def maskrcnn_resnet18_fpn_small(num_classes: int, **options: Any) -> MaskRCNN:
         "box_predictor": FastRCNNPredictor(256, num_classes),
         "mask_roi_pool": MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=1),
         "mask_head": MaskRCNNHeads(channels, (channels, channels), dilation=1),
-        "mask_predictor": MaskRCNNPredictor(channels, channels, num_classes),
+        "mask_predictor": ClassAgnosticMaskPredictor(channels, channels, num_classes),
     }
     return MaskRCNN(backbone, **{**defaults, **options})
 

@@ -22,7 +22,7 @@ from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages, DetectionTargets, Target
 from iif.tv.distributed import no_bar, pick_device, process_group, rank, share_buffers, world_size
 from iif.tv.inference import check_classes, evaluate_model
-from iif.tv.model import build_model, has_masks
+from iif.tv.model import build_model
 from iif.tv.sampling import batches, image_stream, repeat_factors
 
 # Settings that a resumed run may have otherwise: they change no iteration that was done.
@@ -111,6 +111,12 @@ def train(
             )
             check_classes(val_annotations, frequency, os.fspath(train_json))
             validation = DetectionImages(val_annotations, val_image_root or image_root)
+        data = DetectionTargets(
+            annotations,
+            image_root,
+            masks=config.model.startswith("maskrcnn"),
+            cache=config.cache_images,
+        )
         previous = checkpoint.read(folder, where) if resume and _was_started(folder) else None
         if previous is not None:
             _check_resumable(previous, config, frequency, folder)
@@ -120,9 +126,6 @@ def train(
             model = build_model(config, frequency).to(where)
         else:
             model = checkpoint.rebuild(previous, config, frequency).to(where)
-        data = DetectionTargets(
-            annotations, image_root, masks=has_masks(model), cache=config.cache_images
-        )
         if rank() == 0:
             write_json(
                 folder / "config.json",
