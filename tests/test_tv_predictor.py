@@ -203,6 +203,15 @@ def test_fine_tuning_from_a_model_of_other_classes(name):
         assert heads.mask_predictor.mask_fcn_logits.out_channels == K + 1
 
 
+def test_masks_of_the_demos_model_are_class_agnostic():
+    predictor = small_model().roi_heads.mask_predictor
+    logits = predictor(torch.randn(3, 64, 14, 14))
+    assert logits.shape == (3, K + 1, 28, 28)
+    assert torch.equal(logits, logits[:, :1].expand_as(logits))
+    logits[:, 2].sum().backward()
+    assert predictor.mask_fcn_logits.weight.grad.abs().sum() > 0
+
+
 def test_twice_is_an_error():
     model = add_iif(small_model(), WEIGHTS)
     with pytest.raises(InputError, match="has IIF already"):
