@@ -32,11 +32,19 @@ from helpers_report import (
 )
 from iif.cli import main
 from iif.data.annotations import load_annotations
+from iif.data.results import Detections
 from iif.evaluation import false_positives as fp
 from iif.evaluation.compare import Interval
 from iif.files import InputError
 from iif.report import charts
-from iif.report.crops import MAX_BYTES, MAX_SHAPES, choose_subjects, crop_window, cut_crop
+from iif.report.crops import (
+    MAX_BYTES,
+    MAX_SHAPES,
+    _has_twin,
+    choose_subjects,
+    crop_window,
+    cut_crop,
+)
 from iif.report.html import Report, category_table, crops_payload, metric_tables, render
 from iif.report.outlines import mask_path, simplify
 from iif.report.verdict import fixed, signed, verdicts
@@ -634,6 +642,47 @@ def test_subjects_are_the_false_positives_and_their_changes(analysed: tuple) -> 
         assert fp.KINDS[fp.kinds(run.matches)[subject.row]] == subject.kind
         assert run.detections.image[subject.row] == subject.image
         assert run.detections.category[subject.row] == subject.category
+
+
+@given(st.integers(0, 10**6), st.sampled_from(["boxes", "masks"]))
+@settings(max_examples=40)
+def test_twins_equal_a_plain_loop(seed: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+
+    def run() -> tuple[fp.Run, np.ndarray]:
+        n = int(rng.integers(0, 25))
+        # Few sizes and places: IoU of exactly 0.5 and near it are frequent.
+        places, sizes = 2 * rng.integers(0, 2, (2, n)), rng.choice([3, 6], (2, n))
+        bbox = np.concatenate([places, sizes]).T.astype(float)
+        rle = None
+        if kind == "masks":
+            rle = [mask_util.frPyObjects([made._polygon(b)], 12, 12)[0] for b in bbox.tolist()]
+        detections = Detections(
+            path="",
+            sha256="",
+            image=rng.integers(0, 2, n, np.int32),
+            category=rng.integers(0, 2, n, np.int32),
+            score=rng.random(n),
+            bbox=None if rle is not None else bbox,
+            rle=rle,
+        )
+        return fp.Run("", detections, None), bbox
+
+    (run_a, boxes_a), (run_b, boxes_b) = run(), run()
+    rows_a = rng.permutation(len(boxes_a))[: rng.integers(0, 25)]
+    rows_b = rng.permutation(len(boxes_b))[: rng.integers(0, 25)]
+    expected = []
+    for i in rows_a:
+        a = run_a.detections
+        like = [
+            j
+            for j in rows_b
+            if (a.image[i], a.category[i])
+            == (run_b.detections.image[j], run_b.detections.category[j])
+        ]
+        ious = [mask_util.iou(boxes_a[[i]], boxes_b[[j]], [0])[0, 0] for j in like]
+        expected.append(max(ious, default=0.0) >= 0.5)
+    assert _has_twin(run_a, rows_a, run_b, rows_b).tolist() == expected
 
 
 def test_few_subjects_come_from_every_stratum(analysed: tuple) -> None:
