@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -203,6 +204,81 @@ def test_confusions_point_from_the_object_to_the_prediction(tmp_path):
     printed = analysis.to_text().split("Most frequent confusions")[1].splitlines()[3]
     assert printed.split() == ["cup", "mug", "1"]
     assert analysis.to_json()["confusions"] == [{"gt_category": 4, "predicted": 8, "counts": [1]}]
+
+
+def test_confusions_are_the_cls_errors_at_the_operating_points(tmp_path):
+    gt, runs = make_runs(tmp_path, 16, images=40)
+    analysis = analyse(gt, runs, recall=0.3)
+    expected = Counter()
+    for i, (run, part) in enumerate(zip(runs, analysis.runs, strict=True)):
+        for d in range(len(run.detections)):
+            c = run.detections.category[d]
+            if (
+                run.matches.error_type[d] == ErrorType.CLS
+                and analysis.matched[c]
+                and run.detections.score[d] >= part.threshold[c]
+            ):
+                expected[int(gt.ann_category[run.matches.gt_row[d]]), int(c), i] += 1
+    found = Counter(
+        {
+            (pair.gt_category, pair.predicted, i): count
+            for pair in analysis.confusions
+            for i, count in enumerate(pair.counts)
+            if count
+        }
+    )
+    assert found == expected
+    totals = [sum(pair.counts) for pair in analysis.confusions]
+    assert totals == sorted(totals, reverse=True)
+    cls = ERROR_TYPES.index("Cls")
+    for i, by_type in enumerate(analysis.groups[0].by_type):
+        assert sum(pair.counts[i] for pair in analysis.confusions) == by_type[cls]
+
+
+def test_secondary_views_equal_a_plain_loop(tmp_path):
+    gt, runs = make_runs(tmp_path, 17)
+    analysis = analyse(gt, runs)
+    assert {view.rule for view in analysis.secondary} == {"top_k", "score"}
+    for view in analysis.secondary:
+        for run, counts, by_group in zip(runs, view.counts, view.by_group, strict=True):
+            kept = set()
+            for image in range(len(gt.image_ids)):
+                here = np.flatnonzero(run.detections.image == image).tolist()
+                here.sort(key=lambda d, run=run: -run.detections.score[d])
+                if view.rule == "top_k":
+                    kept.update(here[: view.value])
+                else:
+                    kept.update(d for d in here if run.detections.score[d] >= view.value)
+            outcomes = Counter(Outcome(run.matches.outcome[d]).name for d in kept)
+            assert counts == {name: outcomes[name] for name in counts}
+            groups = Counter(
+                str(gt.frequency[run.detections.category[d]])
+                for d in kept
+                if run.matches.outcome[d] == Outcome.FP
+            )
+            assert by_group == {"all": groups.total()} | {g: groups[g] for g in "rcf"}
+
+
+@pytest.mark.parametrize("recall", [0.15, 0.3, 0.35, 0.55, 0.95])
+def test_a_recall_of_whole_objects_asks_for_no_more(tmp_path, recall):
+    """0.55 * 20 is a little over 11 in floating point, and 11 true positives are enough."""
+    gt_dict = make_gt(0, images=1, categories=1)
+    category = gt_dict["categories"][0]["id"]
+    image = gt_dict["images"][0]
+    boxes = [[6.0 * (i % 10), 30.0 * (i // 10), 5.0, 20.0] for i in range(20)]
+    gt_dict["annotations"] = [
+        {"id": i, "image_id": image["id"], "category_id": category, "bbox": box, "area": 100.0}
+        for i, box in enumerate(boxes, start=1)
+    ]
+    image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+    rows = [
+        {"image_id": image["id"], "category_id": category, "bbox": box, "score": 1 - i / 100}
+        for i, box in enumerate(boxes)
+    ]
+    gt = load_annotations(write(tmp_path / "gt.json", gt_dict))
+    runs = load_runs(gt, {"run": write(tmp_path / "run.json", rows)}, progress=False)
+    part = analyse(gt, runs, recall=recall).runs[0]
+    assert part.true_positives.tolist() == [round(20 * recall)]
 
 
 def test_shown_detections_reach_their_threshold(tmp_path):
