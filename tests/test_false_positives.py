@@ -153,12 +153,17 @@ def test_curve_meets_the_primary_figure(tmp_path):
 
 def test_verified_images_and_coverage_count_each_cell_once(tmp_path):
     gt_dict = make_gt(7)
+    for annotation in gt_dict["annotations"][:9]:
+        annotation["area"] = 0  # finds and verifies nothing
     gt = load_annotations(write(tmp_path / "gt.json", gt_dict))
-    cells = {(a["image_id"], a["category_id"]) for a in gt_dict["annotations"]}
+    cells = {(a["image_id"], a["category_id"]) for a in gt_dict["annotations"] if a["area"]}
     cells |= {(i["id"], c) for i in gt_dict["images"] for c in i["neg_category_ids"]}
     expected = [sum(c == category for _, c in cells) for category in gt.category_ids]
     assert verified_images(gt).tolist() == expected
-    _, runs = make_runs(tmp_path, 7)
+    results = make_results(gt_dict, 7, masks=False)
+    runs = load_runs(gt, {"run": write(tmp_path / "run.json", results)}, progress=False)
+    unverified = [(row["image_id"], row["category_id"]) not in cells for row in results]
+    assert ((runs[0].matches.outcome == Outcome.UNVERIFIED) == unverified).all()
     coverage = analyse(gt, runs).coverage["all"]
     assert coverage == pytest.approx(len(cells) / (len(gt.image_ids) * len(gt.category_ids)))
     assert (verified_images(replace(gt, exhaustive=True)) == len(gt.image_ids)).all()

@@ -594,8 +594,10 @@ def verified_images(gt: Annotations) -> NDArray[np.int64]:
     num_images, num_categories = len(gt.image_ids), len(gt.category_ids)
     if gt.exhaustive:
         return np.full(num_categories, num_images, np.int64)
-    image = np.concatenate([gt.ann_image, gt.neg[:, 0]]).astype(np.int64)
-    category = np.concatenate([gt.ann_category, gt.neg[:, 1]])
+    # Ground truth without an area verifies nothing, in matching as here.
+    real = (gt.area > 0) & np.isfinite(gt.area)
+    image = np.concatenate([gt.ann_image[real], gt.neg[:, 0]]).astype(np.int64)
+    category = np.concatenate([gt.ann_category[real], gt.neg[:, 1]])
     cells = np.unique(image * num_categories + category)
     return np.bincount(cells % num_categories, minlength=num_categories)
 
