@@ -24,7 +24,7 @@ Evaluator = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 POPULATION = 6_000
 # Categories, sampled images, share of images in which a category is annotated.
-SETTINGS = ((3, 60, 0.4), (30, 60, 0.4), (30, 60, 0.05), (30, 400, 0.4))
+SETTINGS = ((3, 60, 0.4), (30, 60, 0.4), (30, 60, 0.05))
 
 
 def main() -> None:
