@@ -32,6 +32,9 @@ class ClassAgnosticMaskPredictor(MaskRCNNPredictor):
     def __init__(self, in_channels: int, dim_reduced: int, num_classes: int) -> None:
         """Build the layers; arguments as for ``MaskRCNNPredictor``."""
         super().__init__(in_channels, dim_reduced, 1)
+        # As Detectron2; torchvision's own start, by the number of outputs, is far too wide for 1.
+        nn.init.normal_(self.mask_fcn_logits.weight, std=0.001)
+        nn.init.zeros_(self.mask_fcn_logits.bias)
         self.num_classes = num_classes
 
     def forward(self, x: Tensor) -> Tensor:
