@@ -170,12 +170,18 @@ def test_sorting_1203_rows_is_quick(page: Any) -> None:
     elapsed = page.execute_script(
         """
         const button = document.querySelectorAll('#category-table thead tr:last-child button')[4];
-        const start = performance.now();
-        for (let i = 0; i < 5; i++) { button.click(); document.body.offsetHeight; }
-        return (performance.now() - start) / 5;
+        const times = [];
+        for (let i = 0; i < 5; i++) {
+          const start = performance.now();
+          button.click();
+          document.body.offsetHeight;
+          times.push(performance.now() - start);
+        }
+        return Math.min(...times);
         """
     )
-    assert elapsed < 1000
+    # About 0.1 s; the best of five, for the machine may be busy.
+    assert elapsed < 700
 
 
 def test_search_and_group_filter(page: Any) -> None:
