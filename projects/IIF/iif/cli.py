@@ -7,6 +7,7 @@ what it needs, so that ``iif --help`` and a bad argument answer at once.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -216,17 +217,19 @@ def _run_compare(args: argparse.Namespace) -> None:
     comparison = compare(
         [args.baseline, *args.runs], names=args.names, bootstrap=args.bootstrap, seed=args.seed
     )
-    print(comparison.to_text())
     if args.output:
         from iif.report.comparison_plots import save_comparison
 
         save_comparison(comparison, args.output)
-        print(f"\nTables and plots: {args.output}")
     if args.html:
         from iif.report.html import Report, write_report
 
         note = "There are none: iif report makes the page with false positives and crops."
         write_report(Report(comparison, crops_note=note), args.html)
+    print(comparison.to_text())
+    if args.output:
+        print(f"\nTables and plots: {args.output}")
+    if args.html:
         print(f"Page: {args.html}")
 
 
@@ -593,6 +596,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"iif {args.command}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough. What is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _count(text: str) -> int:
