@@ -1,0 +1,319 @@
+"""Train every way to use IIF on glyphs with several seeds, and write the table of docs/results.md.
+
+    python benchmarks/results_table.py                             # 40 categories, on a CPU
+    python benchmarks/results_table.py --size large --num-gpus 8   # 1,203 categories, 512 px, R50
+
+A run that was finished in --output is not done again, an interrupted one goes on from its last
+checkpoint, and the table is written after each run from those that are finished. --methods chooses
+some of them (--list prints all). All share one data set; a seed is that of a training run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iif.data.annotations import load_annotations
+from iif.data.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
+from iif.evaluation.false_positives import analyse, load_runs
+from iif.evaluation.tables import markdown_table
+from iif.files import atomic_write, sha256_file, versions, write_json
+from iif.weights import VARIANTS
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = {
+    "small": (
+        ROOT / "configs" / "glyphs_baseline.yaml",
+        GlyphSettings(categories=40, train=1000, val=300, image_size=96),
+    ),
+    "large": (
+        ROOT / "configs" / "glyphs_large_baseline.yaml",
+        GlyphSettings(categories=1203, train=20_000, val=5000, image_size=512),
+    ),
+}
+METRICS = ("AP", "APr", "APc", "APf")
+# The authors' mask AP on LVIS v1, R50-FPN (arXiv 2209.04861).
+PUBLISHED = (
+    ("softmax, 12 epochs", "15.2", "0.0", "10.6", "26.9"),
+    ("softmax, repeat-factor sampling, 12 epochs", "22.2", "11.5", "21.2", "28.0"),
+    (
+        "IIF base10 by instance, cosine, repeat-factor sampling, FASA, 24 epochs",
+        *("26.3", "18.6", "25.2", "30.8"),
+    ),
+)
+RECALL = 0.5
+HELD_OUT = 0.2
+# LVIS repeats the images of categories with fewer than 100 of about 100,000 images.
+REPEAT_THRESHOLD_IMAGES = 100
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table.
+
+    Attributes:
+        name: as printed.
+        overrides: of the baseline's configuration.
+        how: "train", or from the softmax run of the same seed: "decoupled" or "post-hoc".
+    """
+
+    name: str
+    overrides: tuple[object, ...] = ()
+    how: str = "train"
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder."""
+        return self.name.replace(" + ", "_").replace(", ", "_").replace(" ", "_")
+
+
+def iif(variant: str = "raw", count_by: str = "image") -> tuple[object, ...]:
+    return ("MODEL.IIF.VARIANT", variant, "MODEL.IIF.COUNT_BY", count_by)
+
+
+def methods(repeat_threshold: float) -> list[Method]:
+    """Return all rows, the softmax baseline first."""
+    sampler = (
+        *("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
+        *("DATALOADER.REPEAT_THRESHOLD", repeat_threshold),
+    )
+    cosine = ("MODEL.IIF.CLASSIFIER", "cosine", "MODEL.IIF.COSINE_TEMPERATURE")
+    by = {"image": "", "instance": ", by instance"}
+    return [
+        Method("softmax"),
+        *(
+            Method(f"IIF {variant}{suffix}", iif(variant, count_by))
+            for variant in VARIANTS
+            for count_by, suffix in by.items()
+        ),
+        Method("post-hoc IIF raw", iif(), "post-hoc"),
+        Method("decoupled IIF raw", iif(), "decoupled"),
+        Method("cosine", (*cosine, 20.0)),
+        Method("cosine + IIF raw", (*cosine, 8.0, *iif())),
+        Method("softmax, repeat-factor sampling", sampler),
+        Method("IIF raw, repeat-factor sampling", (*iif(), *sampler)),
+        Method("cosine + IIF raw, repeat-factor sampling", (*cosine, 8.0, *iif(), *sampler)),
+    ]
+
+
+DEFAULT_METHODS = (
+    "softmax",
+    *(f"IIF {v}{by}" for v in ("raw", "smooth", "base10") for by in ("", ", by instance")),
+    "post-hoc IIF raw",
+    "decoupled IIF raw",
+    "cosine",
+    "cosine + IIF raw",
+    "softmax, repeat-factor sampling",
+    "IIF raw, repeat-factor sampling",
+)
+
+
+class Experiment:
+    """The runs under one output folder."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        """Make the data set where it is not there yet."""
+        self.config, self.glyphs = SIZES[args.size]
+        self.output = args.output / args.size
+        self.data = self.output / "glyphs"
+        self.num_gpus = args.num_gpus
+        self.extra = args.opts
+        make_glyphs(self.data, self.glyphs)
+
+    def folder(self, method: Method, seed: int) -> Path:
+        """Return a run's output folder."""
+        return self.output / method.folder / f"seed{seed}"
+
+    def summary(self, method: Method, seed: int) -> dict[str, Any] | None:
+        """Return the evaluation of a finished run."""
+        path = self.folder(method, seed) / "inference" / "eval_summary.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def run(self, method: Method, seed: int) -> None:
+        """Train and evaluate, unless that was done."""
+        if self.summary(method, seed) is not None:
+            return
+        softmax = Method("softmax")
+        if method.how != "train":
+            self.run(softmax, seed)
+        start = ("MODEL.WEIGHTS", self.folder(softmax, seed) / "model_final.pth")
+        match method.how:
+            case "train":
+                self._train_net("--resume", method, seed)
+            case "decoupled":
+                iterations = self._setting("SOLVER", "MAX_ITER") // 3
+                only = ("MODEL.IIF.TRAIN_CLASSIFIER_ONLY", True, "SOLVER.MAX_ITER", iterations)
+                self._train_net("--resume", method, seed, *start, *only)
+            case "post-hoc":
+                strength = self._strength(method, seed)
+                apply = ("MODEL.IIF.APPLY", "test", "MODEL.IIF.STRENGTH", strength)
+                self._train_net("--eval-only", method, seed, *start, *apply)
+
+    def _strength(self, method: Method, seed: int) -> float:
+        """Choose the strength with a second baseline, trained without the held-out images."""
+        held_out = Method("softmax without held-out images", ("DATASETS.HELD_OUT", HELD_OUT))
+        self.run(held_out, seed)
+        model = self.folder(held_out, seed)
+        output = self.folder(method, seed) / "strength"
+        self._call(
+            *(sys.executable, "-m", "iif.cli", "tune-strength", "--output", output),
+            *("--config-file", model / "config.yaml", "--weights", model / "model_final.pth"),
+            *method.overrides,
+        )
+        return json.loads((output / "strength.json").read_text())["strength"]
+
+    def _train_net(self, mode: str, method: Method, seed: int, *overrides: object) -> None:
+        custom = [
+            [name, str(self.data / file), str(self.data)]
+            for name, file in (("glyphs_train", TRAIN_JSON), ("glyphs_val", VAL_JSON))
+        ]
+        self._call(
+            *(sys.executable, ROOT / "train_net.py", mode, "--num-gpus", self.num_gpus),
+            *("--config-file", self.config, *self.extra, *method.overrides, *overrides),
+            *("DATASETS.CUSTOM", custom, "SEED", seed, "OUTPUT_DIR", self.folder(method, seed)),
+        )
+
+    def _call(self, *command: object) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        with open(self.output / "log.txt", "a") as log:
+            subprocess.run(
+                [str(part) for part in command], check=True, cwd=ROOT, stdout=log, stderr=log
+            )
+
+    def _setting(self, node: str, key: str) -> int:
+        from iif.d2.train import argument_parser, load_config
+
+        arguments = ["--config-file", str(self.config), *self.extra]
+        return load_config(argument_parser().parse_args(arguments))[node][key]
+
+    def false_positives(self, method: Method, seed: int) -> float | None:
+        """Return the false positives as a share of the softmax's, at matched recall.
+
+        Boxes at IoU 0.5, over the categories that both bring to the recall; None where softmax
+        has none. Kept beside the run, under the hash of the results.
+        """
+        names = {"softmax": Method("softmax"), "method": method}
+        results = {
+            name: self.folder(m, seed) / "inference" / "lvis_instances_results.json"
+            for name, m in names.items()
+        }
+        key = [sha256_file(path) for path in results.values()]
+        kept = self.folder(method, seed) / "false_positives.json"
+        if not kept.is_file() or json.loads(kept.read_text())["key"] != key:
+            gt = load_annotations(self.data / VAL_JSON)
+            runs = load_runs(gt, dict(results), iou_type="bbox", progress=False)
+            group = analyse(gt, runs, recall=RECALL).groups[0]
+            write_json(kept, {"key": key, "total": group.total, "categories": group.matched})
+        before, after = json.loads(kept.read_text())["total"]
+        return after / before if before else None
+
+
+def table(experiment: Experiment, chosen: Iterable[Method], seeds: Sequence[int]) -> str:
+    """Return the Markdown table of the finished runs."""
+    header = ["method", "seeds", *(f"box {m}" for m in METRICS), "mask AP", "false positives"]
+    rows = []
+    for method in chosen:
+        finished = {seed: experiment.summary(method, seed) for seed in seeds}
+        found = {seed: s["metrics"] for seed, s in finished.items() if s is not None}
+        if not found:
+            continue
+        shares = [
+            experiment.false_positives(method, seed)
+            for seed in found
+            if experiment.summary(Method("softmax"), seed) is not None
+        ]
+        rows.append(
+            [
+                method.name,
+                str(len(found)),
+                *(spread([metrics["bbox"][m] for metrics in found.values()]) for m in METRICS),
+                spread([metrics["segm"]["AP"] for metrics in found.values()]),
+                spread(shares, digits=2),
+            ]
+        )
+    return markdown_table(header, rows)
+
+
+def spread(values: Iterable[float | None], digits: int = 1) -> str:
+    """Return mean ± sample standard deviation; a lone value alone, "-" without any."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = f"{statistics.mean(known):.{digits}f}"
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
+
+
+def page(experiment: Experiment, args: argparse.Namespace, chosen: Sequence[Method]) -> str:
+    """Return docs/results.md."""
+    glyphs = experiment.glyphs
+    command = " ".join(["python benchmarks/results_table.py", *sys.argv[1:]])
+    found = ", ".join(f"{name} {version}" for name, version in versions().items())
+    return f"""# Results
+
+Written by `{command}`; not edited.
+
+{table(experiment, chosen, args.seeds)}
+
+- Mean ± standard deviation over training seeds {", ".join(map(str, args.seeds))}, in percent.
+  Spread is that of training alone: the data set is one.
+- Data: {glyphs.train:,} training and {glyphs.val:,} validation images of {glyphs.image_size} px
+  with {glyphs.categories:,} categories (`iif glyphs`, seed {glyphs.seed}); federated as LVIS is.
+- Configuration: `{experiment.config.relative_to(ROOT)}` {" ".join(args.opts)}
+- False positives: boxes at IoU 0.5 at recall {RECALL}, over the categories that both runs bring to
+  it, as a share of the softmax run's of the same seed (1 = as many).
+- Post-hoc: the strength is chosen on {HELD_OUT:.0%} of the training images with a second baseline
+  that was trained without them. Decoupled: from the softmax run, a third of the iterations.
+- Repeat-factor sampling: threshold {args.repeat_threshold:g} of the images, within the same number
+  of iterations.
+- {os.cpu_count()} processor cores, {args.num_gpus} GPUs; {found}.
+
+## The target: the authors' figures on LVIS v1
+
+Mask AP of Mask R-CNN R50-FPN as the IIF paper publishes it; **not measured here**.
+
+{markdown_table(("setting", *METRICS), PUBLISHED)}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--output", type=Path, default=ROOT / "output" / "results_table")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", help="default: all but the rarer variants")
+    parser.add_argument("--list", action="store_true", help="print the methods and stop")
+    parser.add_argument("--num-gpus", type=int, default=0)
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE for all runs")
+    args = parser.parse_args()
+    args.repeat_threshold = REPEAT_THRESHOLD_IMAGES / SIZES[args.size][1].train
+    known = {method.name: method for method in methods(args.repeat_threshold)}
+    if args.list:
+        print("\n".join(known))
+        return
+    names = args.methods or list(DEFAULT_METHODS)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        parser.error(f"unknown method {unknown[0]!r}; --list prints them")
+    chosen = [known[name] for name in names]
+
+    experiment = Experiment(args)
+    for seed in args.seeds:
+        for method in chosen:
+            print(f"seed {seed}: {method.name}", flush=True)
+            experiment.run(method, seed)
+            with atomic_write(args.page) as f:
+                f.write(page(experiment, args, chosen))
+    print(table(experiment, chosen, args.seeds))
+
+
+if __name__ == "__main__":
+    main()
