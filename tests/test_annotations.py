@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -65,9 +66,7 @@ def test_rows_of_ids() -> None:
 
 
 def load_annotations_of(content: Any, **options: Any) -> Any:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         return load_annotations(write(Path(folder), content), **options)
 
 
@@ -224,13 +223,27 @@ def test_training_counts_of_another_data_set_are_refused() -> None:
         load_annotations_of(random_case(7)[0], frequency=counts)
 
 
+@pytest.mark.parametrize("counts", [[1], [-1, 1], ["1"], "1", "", "P", "\x7f"])
+def test_runs_that_do_not_fill_the_image_name_their_annotation(counts: Any) -> None:
+    content, _ = random_case(7, masks=True)
+    annotation = content["annotations"][0]
+    image = next(i for i in content["images"] if i["id"] == annotation["image_id"])
+    size = [image["height"], image["width"]]
+    annotation["segmentation"] = {"size": size, "counts": counts}
+    gt = load_annotations_of(content, masks=True)
+    with pytest.raises(InputError, match=f"id {annotation['id']}: .*; convert"):
+        gt.rle(0)
+
+
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
         ([], "not a list of polygons"),
         ([[1, 2]], "not a list of polygons"),
         ({"size": [1, 1], "counts": "1"}, r"size is \[1, 1\]"),
-        ({"counts": "1"}, "expected an RLE"),
+        ({"counts": "1"}, "size is None"),
+        ({"size": [1, 1], "counts": 3}, "expected an RLE"),
+        ({"size": [1, 1]}, "expected an RLE"),
         ("text", "expected an RLE"),
         (7, "expected an RLE"),
     ],

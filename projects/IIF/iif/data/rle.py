@@ -69,7 +69,7 @@ def from_runs(runs: Sequence[int], height: int, width: int) -> bytes:
     Raises:
         ValueError: the runs are not those of a mask of this size.
     """
-    if any(run < 0 for run in runs) or sum(runs) != height * width:
+    if not all(isinstance(run, int) and run >= 0 for run in runs) or sum(runs) != height * width:
         raise ValueError(FAULTS[-4])
     rle = mask_utils.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width)
     return rle["counts"]
@@ -81,11 +81,11 @@ def checked(rle: Any, height: int, width: int) -> dict[str, Any]:
     Raises:
         ValueError: it is no RLE of a mask of this size; the message says why.
     """
-    if not isinstance(rle, dict) or not {"size", "counts"} <= set(rle):
+    counts = rle.get("counts") if isinstance(rle, dict) else None
+    if not isinstance(counts, list | str | bytes):
         raise ValueError('expected an RLE {"size": [height, width], "counts": ...}')
-    if list(rle["size"]) != [height, width]:
-        raise ValueError(f"size is {rle['size']} but the image is [{height}, {width}]")
-    counts = rle["counts"]
+    if rle.get("size") != [height, width]:
+        raise ValueError(f"size is {rle.get('size')} but the image is [{height}, {width}]")
     if isinstance(counts, list):
         return {"size": [height, width], "counts": from_runs(counts, height, width)}
     text = counts if isinstance(counts, bytes) else counts.encode()

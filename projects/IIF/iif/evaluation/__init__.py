@@ -1,0 +1,1 @@
+"""LVIS metrics, comparison and false positives: works on result files alone."""

@@ -20,6 +20,7 @@ from iif.evaluation.matching import (
     ErrorType,
     Matches,
     Outcome,
+    Overlaps,
     find_overlaps,
     match,
     save_matches,
@@ -95,29 +96,34 @@ def evaluate_files(
         gt_path, exhaustive=exhaustive, masks="segm" in chosen, frequency=frequency
     )
     detections = load_results(results_path, gt, iou_type=chosen[-1], progress=progress)
+    if "bbox" in chosen and detections.bbox is None:
+        # Read for boxes alone, the first row that has none is refused by its number.
+        load_results(results_path, gt, iou_type="bbox", progress=progress)
     matches: dict[IouType, Matches] = {}
     metrics: dict[IouType, dict[str, float | None]] = {}
     per_category: dict[IouType, dict[str, NDArray[np.float64]]] = {}
-    for iou_type in chosen:
-        overlaps = find_overlaps(gt, detections, iou_type, progress=progress)
-        matches[iou_type] = match(
-            gt, detections, iou_type, classify_errors=outcomes, overlaps=overlaps
-        )
-        metrics[iou_type], per_category[iou_type] = compute_metrics(matches[iou_type], gt)
-        if ap_fixed:
-            fixed = match(
-                gt,
-                detections,
-                iou_type,
-                max_dets=None,
-                max_dets_per_category=FIXED_DETECTIONS,
-                classify_errors=False,
-                overlaps=overlaps,
+    steps = tqdm(
+        total=3 * len(chosen),
+        desc="evaluating",
+        unit="step",
+        leave=False,
+        disable=None if progress else True,
+    )
+    with steps:
+        for iou_type in chosen:
+            overlaps = find_overlaps(gt, detections, iou_type, progress=progress)
+            steps.update()
+            matches[iou_type] = match(
+                gt, detections, iou_type, classify_errors=outcomes, overlaps=overlaps
             )
-            ap = average_precision(fixed)
-            per_category[iou_type]["AP-fixed"] = ap
-            values = mean_by_group(ap, gt.frequency)
-            metrics[iou_type] |= dict(zip(FIXED_METRICS, values, strict=True))
+            metrics[iou_type], per_category[iou_type] = compute_metrics(matches[iou_type], gt)
+            steps.update()
+            if ap_fixed:
+                ap = _fixed_ap(gt, detections, iou_type, overlaps)
+                per_category[iou_type]["AP-fixed"] = ap
+                values = mean_by_group(ap, gt.frequency)
+                metrics[iou_type] |= dict(zip(FIXED_METRICS, values, strict=True))
+            steps.update()
     summary = {
         "format": SUMMARY_FORMAT,
         "versions": versions(),
@@ -216,6 +222,22 @@ def _write_csv_rows(f: IO[bytes], rows: list[tuple[Any, ...]]) -> None:
     # formats it ten times faster than the csv module.
     text = msgspec.json.encode(rows)
     f.write(text[2:-2].translate(None, b'"').replace(b"],[", b"\n") + b"\n")
+
+
+def _fixed_ap(
+    gt: Annotations, detections: Detections, iou_type: IouType, overlaps: Overlaps
+) -> NDArray[np.float64]:
+    """Return the (K,) AP-fixed in percent."""
+    matches = match(
+        gt,
+        detections,
+        iou_type,
+        max_dets=None,
+        max_dets_per_category=FIXED_DETECTIONS,
+        classify_errors=False,
+        overlaps=overlaps,
+    )
+    return average_precision(matches)
 
 
 def _choose_iou_types(
