@@ -149,10 +149,11 @@ class Annotations:
         if self.segmentation is None:
             raise ValueError("the annotations were loaded without masks; give masks=True")
         if row not in self._rles:
-            self._rles[row] = self._encode(row)
+            self._rles[row] = self.encode(row)
         return self._rles[row]
 
-    def _encode(self, row: int) -> dict[str, Any]:
+    def encode(self, row: int) -> dict[str, Any]:
+        """Return what :meth:`rle` does, made anew and not kept (training goes on for epochs)."""
         from pycocotools import mask as mask_utils
 
         from iif.data import rle

@@ -160,7 +160,7 @@ class DetectionTargets(Dataset[tuple[Tensor, Target]]):
     def _decode_masks(self, anns: NDArray[np.int64], height: int, width: int) -> Tensor:
         if not len(anns):
             return torch.zeros(0, height, width, dtype=torch.uint8)
-        bits = coco_mask.decode([self.annotations.rle(int(g)) for g in anns])
+        bits = coco_mask.decode([self.annotations.encode(int(g)) for g in anns])
         return torch.from_numpy(np.ascontiguousarray(bits.transpose(2, 0, 1)))
 
 
