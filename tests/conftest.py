@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,28 @@ def glyphs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     settings = GlyphSettings(categories=12, train=40, val=16, image_size=64, seed=0)
     return make_glyphs(tmp_path_factory.mktemp("data") / "glyphs", settings, workers=1)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many tests were left out for want of Detectron2: a module skips as one."""
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if "detectron2 is not installed" in str(report.longrepr).lower()
+    ]
+    if not skipped:
+        return
+    modules = {report.nodeid for report in skipped if report.nodeid.endswith(".py")}
+    root = terminalreporter.config.rootpath
+    functions = sum(_count_tests(root / module) for module in modules)
+    single = sum(report.nodeid not in modules for report in skipped)
+    terminalreporter.write_line(
+        f"Detectron2 is not installed: {functions + single} tests were skipped "
+        f"(all of {len(modules)} files, {single} in others). To run them: make detectron2 test",
+        yellow=True,
+    )
+
+
+def _count_tests(path: Path) -> int:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return sum(isinstance(n, ast.FunctionDef) and n.name.startswith("test_") for n in nodes)
