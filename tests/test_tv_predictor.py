@@ -191,7 +191,7 @@ def test_weights_from_counts_fit():
 
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn_v2", "fasterrcnn_mobilenet_v3_large_fpn"])
 def test_fine_tuning_from_a_model_of_other_classes(name):
-    model = get_model(name, weights=None, weights_backbone=None)
+    model = get_model(name, weights=None, weights_backbone=None, min_size=64, max_size=64)
     replace_predictors(model, K + 1)
     add_iif(model, WEIGHTS)
     losses = losses_of(model)
