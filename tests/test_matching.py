@@ -243,6 +243,13 @@ def test_the_cap_comes_first_and_counts_every_category(tmp_path: Path) -> None:
     assert [o for o, _, _ in found[-3:]] == ["DEGENERATE", "FP", "TP"]
 
 
+@pytest.mark.parametrize(("count", "capped"), [(299, 0), (300, 0), (301, 1)])
+def test_exactly_300_detections_are_kept(tmp_path: Path, count: int, capped: int) -> None:
+    rows = boxes(*[(1, [0, 0, 10, 10], 0.5)] * count)
+    matches, _ = run(tmp_path, small_gt((1, [0, 0, 10, 10])), rows)
+    assert (matches.outcome == Outcome.CAPPED).sum() == capped
+
+
 def test_the_cap_by_category_keeps_the_best_of_the_whole_set(tmp_path: Path) -> None:
     gt = small_gt((1, [0, 0, 10, 10]), neg_category_ids=[2])
     gt["images"].append(gt["images"][0] | {"id": 3})
