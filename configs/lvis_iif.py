@@ -15,6 +15,7 @@ model.roi_heads.box_predictor.update(
     _target_=IIFFastRCNNOutputLayers,
     test_score_thresh=1e-4,
     test_topk_per_image=300,
+    classifier_init="constant",
     iif_weights=L(iif_weights)(
         frequency=L(ClassFrequency.from_metadata)(
             metadata=L(MetadataCatalog.get)(name="lvis_v1_train")

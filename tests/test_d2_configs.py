@@ -94,9 +94,8 @@ def test_the_best_published_setting():
 
 def test_output_folders_are_distinct():
     folders = [load(path.name).OUTPUT_DIR for path in FILES if not path.name.startswith("Base")]
-    # Detectron2's default is left to those that README's commands give a folder.
-    named = [folder for folder in folders if folder != get_cfg().OUTPUT_DIR]
-    assert len(set(named)) == len(named) >= 12
+    assert len(set(folders)) == len(folders) >= 12
+    assert get_cfg().OUTPUT_DIR not in folders
 
 
 @pytest.fixture(scope="module")
