@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -254,7 +255,7 @@ def spread(values: Iterable[float | None], digits: int = 1) -> str:
 def page(experiment: Experiment, args: argparse.Namespace, chosen: Sequence[Method]) -> str:
     """Return docs/results.md."""
     glyphs = experiment.glyphs
-    command = " ".join(["python benchmarks/results_table.py", *sys.argv[1:]])
+    command = shlex.join(["python", "benchmarks/results_table.py", *sys.argv[1:]])
     found = ", ".join(f"{name} {version}" for name, version in versions().items())
     return f"""# Results
 
