@@ -590,6 +590,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status (2 for a fault in the input)."""
     # One plain line: where in the program a warning arises tells a user nothing.
     warnings.formatwarning = lambda message, *_, **__: f"iif: warning: {message}\n"
+    # Detectron2 and torchvision script functions as they are imported; users can do nothing of it.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     args = build_parser().parse_args(argv)
     try:
         return args.run(args) or 0
