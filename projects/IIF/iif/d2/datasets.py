@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from iif.data.annotations import AnnotatedImage
 from iif.files import InputError, read_json
 
 logger = logging.getLogger(__name__)
@@ -26,25 +27,6 @@ class Category(msgspec.Struct, gc=False):
     name: str
 
 
-class Image(msgspec.Struct, gc=False):
-    """An image of an annotation file; the lists of category ids are LVIS's alone."""
-
-    id: int
-    height: int
-    width: int
-    file_name: str | None = None
-    coco_url: str | None = None
-    neg_category_ids: list[int] | None = None
-    not_exhaustive_category_ids: list[int] | None = None
-
-    def paths(self, image_root: str) -> list[str]:
-        """Return where the image may lie: by its file name, by the end of its URL as in LVIS."""
-        relative = [] if self.file_name is None else [self.file_name]
-        if self.coco_url is not None:
-            relative.append(os.path.join(*self.coco_url.split("/")[-2:]))
-        return [os.path.join(image_root, path) for path in relative]
-
-
 class _Skipped(msgspec.Struct, gc=False):
     """An annotation none of whose fields is wanted."""
 
@@ -52,7 +34,7 @@ class _Skipped(msgspec.Struct, gc=False):
 class Header(msgspec.Struct):
     """An annotation file without the content of its annotations; those of test sets have none."""
 
-    images: list[Image]
+    images: list[AnnotatedImage]
     categories: list[Category]
     annotations: list[_Skipped] | None = None
 
@@ -144,8 +126,18 @@ def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str,
     return list(records.values())
 
 
-def _record(image: Image, image_root: str, json_file: str, *, federated: bool) -> dict[str, Any]:
-    paths = image.paths(image_root)
+def _paths(image: AnnotatedImage, image_root: str) -> list[str]:
+    """Return where the image may lie: by its file name, by the end of its URL as in LVIS."""
+    relative = [] if image.file_name is None else [image.file_name]
+    if image.coco_url is not None:
+        relative.append(os.path.join(*image.coco_url.split("/")[-2:]))
+    return [os.path.join(image_root, path) for path in relative]
+
+
+def _record(
+    image: AnnotatedImage, image_root: str, json_file: str, *, federated: bool
+) -> dict[str, Any]:
+    paths = _paths(image, image_root)
     if not paths:
         raise InputError(f"{json_file}: image {image.id} has neither file_name nor coco_url")
     record: dict[str, Any] = {
@@ -307,7 +299,7 @@ def check_dataset(name: str, key: str, num_classes: int) -> None:
         )
     if metadata.get("custom", False):
         set_classes(metadata, header.categories, path)
-    candidates = header.images[0].paths(metadata.image_root)
+    candidates = _paths(header.images[0], metadata.image_root)
     if not candidates:
         raise InputError(f"{path}: image {header.images[0].id} has neither file_name nor coco_url")
     if not any(os.path.isfile(candidate) for candidate in candidates):

@@ -18,7 +18,9 @@ _LVIS = "an LVIS-format annotation file"
 _GROUPS = ("r", "c", "f")
 
 
-class _Image(msgspec.Struct, gc=False):
+class AnnotatedImage(msgspec.Struct, gc=False):
+    """An image of an annotation file; the lists of category ids are LVIS's alone."""
+
     id: int
     height: int
     width: int
@@ -50,13 +52,13 @@ class _MaskAnnotation(_Annotation, gc=False, kw_only=True):
 
 
 class _File(msgspec.Struct):
-    images: list[_Image]
+    images: list[AnnotatedImage]
     categories: list[_Category]
     annotations: list[_Annotation]
 
 
 class _MaskFile(msgspec.Struct):
-    images: list[_Image]
+    images: list[AnnotatedImage]
     categories: list[_Category]
     annotations: list[_MaskAnnotation]
 
@@ -247,7 +249,9 @@ def load_annotations(
     )
 
 
-def _require_lvis_keys(source: str, images: list[_Image], categories: list[_Category]) -> None:
+def _require_lvis_keys(
+    source: str, images: list[AnnotatedImage], categories: list[_Category]
+) -> None:
     lacking = [
         f"image {image.id} has no {key}"
         for key in ("neg_category_ids", "not_exhaustive_category_ids")
@@ -302,7 +306,7 @@ def _frequency(
     return np.array(groups, dtype="<U1"), image_count
 
 
-def _file_name(source: str, image: _Image) -> str:
+def _file_name(source: str, image: AnnotatedImage) -> str:
     """Return the image's path as Detectron2's ``load_lvis_json`` finds it."""
     if image.file_name is not None:
         # LVIS v0.5 names images as COCO 2014 did: COCO_val2014_ before the 16 characters.
@@ -356,7 +360,7 @@ def _rows(
 
 
 def _pairs(
-    source: str, images: list[_Image], key: str, category_ids: NDArray[np.int64]
+    source: str, images: list[AnnotatedImage], key: str, category_ids: NDArray[np.int64]
 ) -> NDArray[np.int32]:
     lists: list[list[int]] = [getattr(image, key) or [] for image in images]
     image_rows = np.repeat(np.arange(len(images)), [len(entries) for entries in lists])
