@@ -15,7 +15,7 @@ from iif.report.html import Report, write_report
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.support.ui import Select
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 NUM_CATEGORIES = 1203
 FLAGS = (
@@ -285,6 +285,16 @@ def hover(page: Any, element: Any) -> None:
     webdriver.ActionChains(page).move_to_element(element).perform()
 
 
+def tip_of(page: Any, element: Any) -> str:
+    """Hover over an element until its tip shows: a busy browser may lay the page out in between."""
+
+    def shown(page: Any) -> str | None:
+        hover(page, element)
+        return tip(page)
+
+    return WebDriverWait(page, 20).until(shown)
+
+
 def test_hover_shows_category_score_and_type(page: Any) -> None:
     crop = page.execute_script(
         "return JSON.parse(document.getElementById('payload').textContent).crops[0]"
@@ -293,9 +303,7 @@ def test_hover_shows_category_score_and_type(page: Any) -> None:
     (subject,) = [s for s in crop["panels"][run] if s[5]]
     assert tip(page) is None
     shape = page.find_element(By.CSS_SELECTOR, ".crop .shape.subject path")
-    hover(page, shape)
-    words = tip(page)
-    assert words is not None
+    words = tip_of(page, shape)
     name, kind, score = words.split("\n")
     assert name == crop["name"]
     assert kind.startswith(f"{crop['kind']}: ")
@@ -308,21 +316,15 @@ def test_hover_inside_boxes_without_masks(browser: Any, pages: dict[str, Path]) 
     resize(browser, 1280, 900)
     browser.get(pages["single"].as_uri())
     assert browser.find_elements(By.ID, "show-masks") == []
-    hover(browser, browser.find_element(By.CSS_SELECTOR, ".shape.subject rect:not(.casing)"))
-    words = tip(browser)
-    assert words is not None
-    assert "score" in words
+    shape = browser.find_element(By.CSS_SELECTOR, ".shape.subject rect:not(.casing)")
+    assert "score" in tip_of(browser, shape)
 
 
 def test_hover_on_charts(page: Any) -> None:
-    hover(page, page.find_elements(By.CSS_SELECTOR, "#curves .dot")[8])
-    words = tip(page)
-    assert words is not None
-    assert "false positives per 1,000 verified images" in words
-    hover(page, page.find_element(By.CSS_SELECTOR, "#false-positives .bar rect"))
-    words = tip(page)
-    assert words is not None
-    assert "Loc" in words
+    dot = page.find_elements(By.CSS_SELECTOR, "#curves .dot")[8]
+    assert "false positives per 1,000 verified images" in tip_of(page, dot)
+    bar = page.find_element(By.CSS_SELECTOR, "#false-positives .bar rect")
+    WebDriverWait(page, 20).until(lambda page: "Loc" in tip_of(page, bar))
     hover(page, page.find_element(By.CSS_SELECTOR, "#provenance h2"))
     assert tip(page) is None
 
