@@ -1,6 +1,6 @@
 """Train every way to use IIF on glyphs with several seeds, and write the table of docs/results.md.
 
-    python benchmarks/results_table.py                             # 40 categories, on a CPU
+    python benchmarks/results_table.py --jobs 2                    # 40 categories, on a CPU
     python benchmarks/results_table.py --size large --num-gpus 8   # 1,203 categories, 512 px, R50
 
 A run that was finished in --output is not done again, an interrupted one goes on from its last
@@ -13,14 +13,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shlex
 import statistics
 import subprocess
 import sys
+import threading
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from iif.data.annotations import load_annotations
 from iif.data.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
@@ -127,6 +133,12 @@ class Experiment:
         self.data = self.output / "glyphs"
         self.num_gpus = args.num_gpus
         self.extra = args.opts
+        self.environment = dict(os.environ)
+        if args.jobs > 1:
+            threads = max(1, (os.cpu_count() or 1) // args.jobs)
+            self.environment["OMP_NUM_THREADS"] = str(threads)
+        # One per folder: whoever needs a run that another job is at waits for it.
+        self.locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
         make_glyphs(self.data, self.glyphs)
 
     def folder(self, method: Method, seed: int) -> Path:
@@ -140,8 +152,11 @@ class Experiment:
 
     def run(self, method: Method, seed: int) -> None:
         """Train and evaluate, unless that was done."""
-        if self.summary(method, seed) is not None:
-            return
+        with self.locks[self.folder(method, seed)]:
+            if self.summary(method, seed) is None:
+                self._run(method, seed)
+
+    def _run(self, method: Method, seed: int) -> None:
         softmax = Method("softmax")
         if method.how != "train":
             self.run(softmax, seed)
@@ -186,7 +201,12 @@ class Experiment:
         self.output.mkdir(parents=True, exist_ok=True)
         with open(self.output / "log.txt", "a") as log:
             subprocess.run(
-                [str(part) for part in command], check=True, cwd=ROOT, stdout=log, stderr=log
+                [str(part) for part in command],
+                check=True,
+                cwd=ROOT,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
             )
 
     def _setting(self, node: str, key: str) -> int:
@@ -252,6 +272,16 @@ def spread(values: Iterable[float | None], digits: int = 1) -> str:
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
 
 
+def processor() -> str:
+    """Return the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def page(experiment: Experiment, args: argparse.Namespace, chosen: Sequence[Method]) -> str:
     """Return docs/results.md."""
     glyphs = experiment.glyphs
@@ -274,7 +304,8 @@ Written by `{command}`; not edited.
   that was trained without them. Decoupled: from the softmax run, a third of the iterations.
 - Repeat-factor sampling: threshold {args.repeat_threshold:g} of the images, within the same number
   of iterations.
-- {os.cpu_count()} processor cores, {args.num_gpus} GPUs; {found}.
+- {processor()}, {os.cpu_count()} virtual cores, {args.jobs} runs side by side, {args.num_gpus} GPUs
+  each; {found}.
 
 ## The target: the authors' figures on LVIS v1
 
@@ -292,7 +323,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", help="default: all but the rarer variants")
     parser.add_argument("--list", action="store_true", help="print the methods and stop")
-    parser.add_argument("--num-gpus", type=int, default=0)
+    parser.add_argument("--num-gpus", type=int, default=0, help="of each run")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs side by side; they share the processor's cores"
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE for all runs")
     args = parser.parse_args()
     args.repeat_threshold = REPEAT_THRESHOLD_IMAGES / SIZES[args.size][1].train
@@ -307,10 +341,18 @@ def main() -> None:
     chosen = [known[name] for name in names]
 
     experiment = Experiment(args)
-    for seed in args.seeds:
-        for method in chosen:
-            print(f"seed {seed}: {method.name}", flush=True)
-            experiment.run(method, seed)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        jobs = {
+            pool.submit(experiment.run, method, seed): f"seed {seed}: {method.name}"
+            for seed in args.seeds
+            for method in chosen
+        }
+        bar = tqdm(as_completed(jobs), desc="runs", total=len(jobs), unit="run")
+        for job in bar:
+            if job.exception() is not None:
+                pool.shutdown(wait=False, cancel_futures=True)
+            job.result()
+            bar.write(f"{jobs[job]}: done")
             with atomic_write(args.page) as f:
                 f.write(page(experiment, args, chosen))
     print(table(experiment, chosen, args.seeds))
