@@ -21,10 +21,9 @@ from iif.evaluation.false_positives import (
     FalsePositiveAnalysis,
     GroupRow,
     RunFalsePositives,
-    Scene,
-    SceneObject,
     Secondary,
 )
+from iif.evaluation.scenes import Scene, SceneObject
 from iif.report.crops import Crop, cut_crop
 
 SHA256 = "3f" * 32

@@ -116,6 +116,16 @@ def test_the_outcomes_file_has_each_row_of_the_results(
             assert float(line["score"]) == row["score"]
 
 
+def test_outcomes_of_an_earlier_evaluation_are_removed(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    evaluate_files(*files, output_dir=tmp_path / "out", outcomes=True)
+    evaluate_files(*files, output_dir=tmp_path / "out", iou_types=["bbox"], outcomes=True)
+    assert [path.name for path in (tmp_path / "out").glob("*.csv")] == ["outcomes_bbox.csv"]
+    evaluate_files(*files, output_dir=tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.csv"))
+
+
 def test_outcomes_are_written_in_parts(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

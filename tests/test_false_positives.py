@@ -15,19 +15,16 @@ from hypothesis import strategies as st
 from helpers_compare import make_gt, make_results, write
 from iif.cli import main
 from iif.data.annotations import load_annotations
+from iif.evaluation import false_positives
 from iif.evaluation.false_positives import (
     CURVE_RECALLS,
     ERROR_TYPES,
-    KINDS,
     analyse,
-    choose_scenes,
-    find_categories,
-    kinds,
     load_runs,
-    shown,
     verified_images,
 )
 from iif.evaluation.matching import ErrorType, Outcome
+from iif.evaluation.scenes import KINDS, choose_scenes, find_categories, kinds, shown
 from iif.files import InputError
 
 
@@ -426,11 +423,24 @@ def test_command_writes_equal_figures_everywhere(files, capsys):
         (["--names", "one"], "2 different names"),
     ],
 )
-def test_bad_arguments_are_refused_before_the_results_are_read(files, capsys, arguments, words):
-    (files / "iif.json").write_text("[")  # reading it would fail with another message
+def test_bad_arguments_are_refused_before_the_results_are_read(
+    files, capsys, monkeypatch, arguments, words
+):
+    monkeypatch.setattr(false_positives, "load_runs", lambda *_, **__: pytest.fail("was read"))
     assert command(files, *arguments) == 2
     assert words in capsys.readouterr().err
     assert not (files / "out").exists()
+
+
+def test_boxes_alone_are_enough(files):
+    """Neither the annotations nor the results need masks."""
+    for name in ("gt", "base", "iif"):
+        content = json.loads((files / f"{name}.json").read_text())
+        for row in content["annotations"] if name == "gt" else content:
+            del row["segmentation"]
+        write(files / f"{name}.json", content)
+    assert command(files) == 0
+    assert json.loads((files / "out" / "false_positives.json").read_text())["iou_type"] == "bbox"
 
 
 def test_a_category_that_none_brings_to_the_recall_is_refused(tmp_path):

@@ -34,6 +34,7 @@ from iif.cli import main
 from iif.data.annotations import load_annotations
 from iif.data.results import Detections
 from iif.evaluation import false_positives as fp
+from iif.evaluation import scenes
 from iif.evaluation.compare import Interval
 from iif.files import InputError
 from iif.report import charts
@@ -615,11 +616,11 @@ def test_subjects_are_the_false_positives_and_their_changes(analysed: tuple) -> 
     assert len(set(subjects)) == len(subjects)
 
     # By a plain loop: all false positives shown, and whether the other run has one like it.
-    shown = fp.shown(analysis, runs)
+    shown = scenes.shown(analysis, runs)
     wrong = []
     for run, rows in zip(runs, shown, strict=True):
-        kinds = fp.kinds(run.matches)
-        wrong.append([int(r) for r in rows if fp.KINDS[kinds[r]] in fp.ERROR_TYPES])
+        kinds = scenes.kinds(run.matches)
+        wrong.append([int(r) for r in rows if scenes.KINDS[kinds[r]] in fp.ERROR_TYPES])
 
     def twin(run: int, row: int, other: int) -> bool:
         mine, theirs = runs[run].detections, runs[other].detections
@@ -639,7 +640,7 @@ def test_subjects_are_the_false_positives_and_their_changes(analysed: tuple) -> 
     assert {"removed", "added", "kept"} == set(expected.values())
     for subject in subjects:
         run = runs[subject.run]
-        assert fp.KINDS[fp.kinds(run.matches)[subject.row]] == subject.kind
+        assert scenes.KINDS[scenes.kinds(run.matches)[subject.row]] == subject.kind
         assert run.detections.image[subject.row] == subject.image
         assert run.detections.category[subject.row] == subject.category
 

@@ -11,7 +11,9 @@ from PIL import Image, ImageColor
 from helpers_compare import SIZE, make_gt, make_results, write
 from iif.cli import main
 from iif.data.annotations import load_annotations
-from iif.evaluation.false_positives import ERROR_TYPES, KINDS, Scene, SceneObject
+from iif.evaluation import false_positives
+from iif.evaluation.false_positives import ERROR_TYPES
+from iif.evaluation.scenes import KINDS, Scene, SceneObject
 from iif.files import InputError
 from iif.report.palette import DASHED, OUTCOME_COLORS, OUTCOME_LABELS
 from iif.report.pictures import (
@@ -265,9 +267,9 @@ def test_images_may_lie_in_one_folder(files):
     assert find_images(gt, files / "images" / "val") == by_name
 
 
-def test_a_missing_image_is_refused_before_the_results_are_read(files, capsys):
+def test_a_missing_image_is_refused_before_the_results_are_read(files, capsys, monkeypatch):
     next((files / "images" / "val").iterdir()).unlink()
-    (files / "iif.json").write_text("[")
+    monkeypatch.setattr(false_positives, "load_runs", lambda *_, **__: pytest.fail("was read"))
     assert command(files) == 2
     assert "no such image" in capsys.readouterr().err
     assert not (files / "out").exists()

@@ -290,6 +290,7 @@ def _add_false_positives(commands: argparse._SubParsersAction) -> None:
 def _run_false_positives(args: argparse.Namespace) -> None:
     from iif.data.annotations import load_annotations
     from iif.evaluation import false_positives as fp
+    from iif.evaluation import scenes as sc
     from iif.frequency import ClassFrequency
     from iif.report import pictures
 
@@ -299,15 +300,18 @@ def _run_false_positives(args: argparse.Namespace) -> None:
         raise InputError(f"--names: {len(paths)} different names are needed, one for each run")
     fp.check_recall(args.recall)
     frequency = ClassFrequency.from_json(args.train_json) if args.train_json else None
-    gt = load_annotations(args.gt, exhaustive=args.exhaustive, masks=True, frequency=frequency)
-    categories = fp.find_categories(gt, args.category, args.group)
-    fp.check_image_ids(gt, args.image_id or [])
+    iou_type = args.iou_type or fp.common_iou_type(paths)
+    gt = load_annotations(
+        args.gt, exhaustive=args.exhaustive, masks=iou_type == "segm", frequency=frequency
+    )
+    categories = sc.find_categories(gt, args.category, args.group)
+    sc.check_image_ids(gt, args.image_id or [])
     if args.images:
         images, draw_panel = pictures.find_images(gt, args.images), _panel_drawer()
 
-    runs = fp.load_runs(gt, dict(zip(names, paths, strict=True)), iou_type=args.iou_type)
+    runs = fp.load_runs(gt, dict(zip(names, paths, strict=True)), iou_type=iou_type)
     analysis = fp.analyse(gt, runs, recall=args.recall)
-    scenes = fp.choose_scenes(
+    scenes = sc.choose_scenes(
         analysis,
         gt,
         runs,

@@ -308,6 +308,7 @@ def _compare(folder: Path, data: Path, engine: str) -> Path:
     from iif.data.annotations import load_annotations
     from iif.evaluation import false_positives as fp
     from iif.evaluation.compare import compare
+    from iif.evaluation.scenes import choose_scenes
     from iif.report.build import build_report, find_results
     from iif.report.comparison_plots import save_comparison
     from iif.report.html import write_report
@@ -325,7 +326,7 @@ def _compare(folder: Path, data: Path, engine: str) -> Path:
         matched = fp.load_runs(gt, results)
         analysis = fp.analyse(gt, matched, recall=RECALL)
         analysis.save(folder / "false_positives")
-        scenes = fp.choose_scenes(analysis, gt, matched, num_images=_PICTURES)
+        scenes = choose_scenes(analysis, gt, matched, num_images=_PICTURES)
         if engine == "detectron2":
             from iif.d2.visualizer import draw_panel
         else:

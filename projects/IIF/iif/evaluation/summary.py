@@ -63,7 +63,7 @@ def evaluate_files(
 
     ``output_dir`` gets ``eval_summary.json``, ``eval_matches.npz`` (for bootstraps and curves) and
     with ``outcomes`` ``outcomes_bbox.csv`` / ``outcomes_segm.csv``, after all was computed and
-    each whole or not at all.
+    each whole or not at all. Outcomes that an earlier evaluation left there are removed.
 
     Args:
         gt_path: the annotation file, LVIS-format unless ``exhaustive``.
@@ -151,9 +151,12 @@ def evaluate_files(
         "per_category": _per_category(gt, matches[chosen[0]], per_category),
     }
     folder = Path(output_dir)
-    if outcomes:
-        for iou_type, m in matches.items():
-            write_outcomes(folder / f"outcomes_{iou_type}.csv", gt, detections, m, progress)
+    for iou_type in IOU_TYPES:
+        path = folder / f"outcomes_{iou_type}.csv"
+        if outcomes and iou_type in matches:
+            write_outcomes(path, gt, detections, matches[iou_type], progress)
+        else:
+            path.unlink(missing_ok=True)
     save_matches(folder / MATCHES_FILE, matches, gt)
     write_json(folder / SUMMARY_FILE, summary)
     return summary

@@ -14,17 +14,8 @@ from pycocotools import mask as mask_util
 from tqdm import tqdm
 
 from iif.data.annotations import Annotations
-from iif.evaluation.false_positives import (
-    ERROR_TYPES,
-    KINDS,
-    FalsePositiveAnalysis,
-    Run,
-    Scene,
-    SceneObject,
-    choose_scenes,
-    kinds,
-    shown,
-)
+from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis, Run
+from iif.evaluation.scenes import KINDS, Scene, SceneObject, choose_scenes, kinds, shown
 from iif.report.outlines import mask_path
 from iif.report.pictures import find_images, load_image
 

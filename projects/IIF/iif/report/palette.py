@@ -8,7 +8,7 @@ from __future__ import annotations
 
 GROUND_TRUTH = "Ground truth"
 
-# Outcome of a detection, as in iif.evaluation.false_positives.KINDS -> colour.
+# Outcome of a detection, as in iif.evaluation.scenes.KINDS -> colour.
 OUTCOME_COLORS = {
     GROUND_TRUTH: "#0072B2",
     "TP": "#009E73",

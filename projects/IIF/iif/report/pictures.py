@@ -18,7 +18,8 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont, UnidentifiedImageError
 from tqdm import tqdm
 
 from iif.data.annotations import Annotations
-from iif.evaluation.false_positives import ERROR_TYPES, KINDS, Scene, SceneObject
+from iif.evaluation.false_positives import ERROR_TYPES
+from iif.evaluation.scenes import KINDS, Scene, SceneObject
 from iif.files import InputError, atomic_write
 from iif.report.palette import DASHED, GROUND_TRUTH, OUTCOME_COLORS, OUTCOME_LABELS
 
