@@ -169,37 +169,17 @@ def test_learning_rate():
     assert rates == pytest.approx([0.02, 0.11, 0.2, 0.2, 0.02, 0.02, 0.002])
 
 
-def test_learning_rate_cosine():
-    config = TrainConfig(
-        base_lr=0.2, warmup_iterations=10, warmup_factor=0.1, lr_schedule="cosine", iterations=30
-    )
-    rates = [learning_rate(config, i) for i in (0, 5, 10, 15, 20, 30)]
-    # After the warm-up 0.1 * (1 + cos(pi * i / 30)), and half-way between 0.02 and 0.15 in it.
-    assert rates == pytest.approx([0.02, 0.085, 0.15, 0.1, 0.05, 0.0])
-
-
-@pytest.mark.parametrize(
-    ("name", "schedule"), [("WarmupMultiStepLR", "step"), ("WarmupCosineLR", "cosine")]
-)
-def test_learning_rate_is_detectron2s(name, schedule):
+def test_learning_rate_is_detectron2s():
     pytest.importorskip("detectron2", reason="Detectron2 is not installed")
     from detectron2.config import get_cfg
     from detectron2.solver import build_lr_scheduler
 
     cfg = get_cfg()
-    cfg.SOLVER.LR_SCHEDULER_NAME = name
     cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.WARMUP_FACTOR = 7, 0.01
     cfg.SOLVER.STEPS, cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR = (12, 17), 20, 0.3
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.3)
     scheduler = build_lr_scheduler(cfg, optimizer)
-    config = TrainConfig(
-        base_lr=0.3,
-        warmup_iterations=7,
-        warmup_factor=0.01,
-        lr_schedule=schedule,
-        steps=(12, 17),
-        iterations=20,
-    )
+    config = TrainConfig(base_lr=0.3, warmup_iterations=7, warmup_factor=0.01, steps=(12, 17))
     for iteration in range(20):
         assert learning_rate(config, iteration) == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
@@ -349,11 +329,6 @@ class TestBadInput:
     def test_resumed_with_other_settings(self, data, trained):
         with pytest.raises(InputError, match=r"has base_lr=0\.005, now it is 0\.1"):
             run(data, trained[0], tiny_config(iterations=9, base_lr=0.1), resume=True)
-
-    def test_resumed_cosine_schedule_of_another_length(self, data, tmp_path):
-        run(data, tmp_path, tiny_config(iterations=2, lr_schedule="cosine"))
-        with pytest.raises(InputError, match=r"the run to resume has iterations=2, now it is 4"):
-            run(data, tmp_path, tiny_config(iterations=4, lr_schedule="cosine"), resume=True)
 
     def test_resumed_with_fewer_iterations(self, data, trained):
         with pytest.raises(InputError, match="trained 6 iterations already"):

@@ -61,9 +61,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     images_per_batch: int = 16
     iterations: int = 75_000
     base_lr: float = 0.02
-    # "step": the learning rate is divided by 10 at the iterations in steps; "cosine": it falls to 0
-    # along half a cosine wave, and steps has no effect.
-    lr_schedule: str = "step"
+    # Iterations at which the learning rate is divided by 10.
     steps: tuple[int, ...] = (50_000, 68_750)
     # The learning rate rises linearly from warmup_factor * base_lr in this many iterations.
     warmup_iterations: int = 500
@@ -99,7 +97,6 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             "count_by": (self.count_by, COUNT_BY),
             "zero_count": (self.zero_count, ZERO_COUNT),
             "nonpositive": (self.nonpositive, NONPOSITIVE),
-            "lr_schedule": (self.lr_schedule, ("step", "cosine")),
         }
         for key, (value, legal) in choices.items():
             if value not in legal:
@@ -165,10 +162,10 @@ GLYPHS = TrainConfig(
     max_size=96,
     flip=False,
     images_per_batch=8,
-    iterations=700,
-    base_lr=0.02,
-    lr_schedule="cosine",
-    warmup_iterations=50,
+    iterations=600,
+    base_lr=0.04,
+    steps=(480,),
+    warmup_iterations=100,
     clip_gradients=5.0,
     checkpoint_period=100,
     workers=0,

@@ -65,16 +65,14 @@ def maskrcnn_resnet18_fpn_small(num_classes: int, **options: Any) -> MaskRCNN:
         "min_size": 96,
         "max_size": 96,
         "rpn_anchor_generator": AnchorGenerator(
-            sizes=((16, 24, 34, 48),) * 5,
-            aspect_ratios=((0.8, 1.3, 2.0),) * 5,
+            sizes=((12,), (24,), (48,), (72,), (96,)), aspect_ratios=((0.5, 1.0, 2.0),) * 5
         ),
         "rpn_pre_nms_top_n_train": 200,
         "rpn_post_nms_top_n_train": 100,
         "rpn_pre_nms_top_n_test": 200,
         "rpn_post_nms_top_n_test": 100,
         "rpn_batch_size_per_image": 64,
-        "box_batch_size_per_image": 32,
-        "box_positive_fraction": 0.5,
+        "box_batch_size_per_image": 64,
         "box_roi_pool": MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=1),
         "box_head": TwoMLPHead(channels * 7**2, 256),
         "box_predictor": FastRCNNPredictor(256, num_classes),

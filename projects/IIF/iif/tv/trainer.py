@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,12 +145,11 @@ def _was_started(folder: Path) -> bool:
 def _check_resumable(
     previous: dict[str, Any], config: TrainConfig, frequency: ClassFrequency, folder: Path
 ) -> None:
-    old = TrainConfig.from_dict(previous["config"]).to_dict()
-    fixed_length = {"iterations"} if config.lr_schedule == "cosine" else set()
+    old = previous["config"]
     for key, value in config.to_dict().items():
-        if key not in _FREE_ON_RESUME - fixed_length and old[key] != value:
+        if key not in _FREE_ON_RESUME and old.get(key) != value:
             raise InputError(
-                f"{folder}: the run to resume has {key}={old[key]}, now it is {value}; "
+                f"{folder}: the run to resume has {key}={old.get(key)}, now it is {value}; "
                 "resume with the same settings or take another folder"
             )
     counts = {key: value for key, value in frequency.to_dict().items() if key != "source"}
@@ -168,22 +166,12 @@ def _check_resumable(
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
-    """Return the learning rate of an iteration, as Detectron2's schedules have it.
-
-    After a linear warm-up it follows ``config.lr_schedule``.
-    """
-
-    def scheduled(iteration: int) -> float:
-        if config.lr_schedule == "cosine":
-            return (1 + math.cos(math.pi * iteration / config.iterations)) / 2
-        return 0.1 ** sum(iteration >= step for step in config.steps)
-
-    warmup = config.warmup_iterations
-    if iteration >= warmup:
-        return config.base_lr * scheduled(iteration)
-    done = iteration / warmup
-    start = config.warmup_factor * scheduled(0)
-    return config.base_lr * (start * (1 - done) + scheduled(warmup) * done)
+    """Return the learning rate of an iteration: linear warm-up, then a tenth after each step."""
+    factor = 0.1 ** sum(iteration >= step for step in config.steps)
+    if iteration < config.warmup_iterations:
+        done = iteration / config.warmup_iterations
+        factor *= config.warmup_factor * (1 - done) + done
+    return config.base_lr * factor
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.SGD:
