@@ -100,21 +100,29 @@ def test_masks_must_be_asked_for() -> None:
         load_annotations_of(content).rle(0)
 
 
-def test_file_names_are_those_of_detectron2() -> None:
+URL = "http://images.cocodataset.org/val2017/000000391895.jpg"
+
+
+@pytest.mark.parametrize(
+    ("image", "file"),
+    [
+        ({"file_name": "a/b.jpg"}, "a/b.jpg"),
+        ({"file_name": "a/b.jpg", "coco_url": URL}, "a/b.jpg"),
+        ({"coco_url": URL}, "val2017/000000391895.jpg"),
+        (  # LVIS v0.5
+            {"file_name": "COCO_val2014_000000391895.jpg", "coco_url": URL},
+            "val2017/000000391895.jpg",
+        ),
+        ({"file_name": "COCO_val2014_000000391895.jpg"}, "COCO_val2014_000000391895.jpg"),
+    ],
+)
+def test_the_file_of_an_image(image: dict, file: str) -> None:
     content, _ = random_case(0)
-    image = content["images"][0]
-    content["images"] = [
-        image | {"id": 1, "file_name": "a/b.jpg", "coco_url": "http://x/y/z.jpg"},
-        image | {"id": 2, "file_name": "COCO_val2014_000000391895.jpg"},
-        {k: v for k, v in image.items() if k != "file_name"}
-        | {"id": 3, "coco_url": "http://images.cocodataset.org/val2017/000000397133.jpg"},
-    ]
+    for key in ("file_name", "coco_url"):
+        content["images"][0].pop(key, None)
+    content["images"] = [content["images"][0] | image]
     content["annotations"] = []
-    assert load_annotations_of(content).file_names == [
-        "a/b.jpg",
-        "000000391895.jpg",
-        "val2017/000000397133.jpg",
-    ]
+    assert load_annotations_of(content).file_names == [file]
 
 
 def coco_style(content: dict) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 
@@ -230,6 +231,20 @@ def faulty(write, tmp_path, fault):
         message = "image 100 has neither file_name nor coco_url"
     registered(("custom_set", json_file, root), frequency=None)
     return message
+
+
+def test_images_of_lvis_v05_lie_where_their_url_says(write):
+    """Their file_name is that of COCO 2014, which is not on the disk."""
+    json_file, root = write(lvis_content())
+    with open(json_file) as f:
+        content = json.load(f)
+    for image in content["images"]:
+        image["file_name"] = f"COCO_val2014_{image['id']:012}.jpg"
+    with open(json_file, "w") as f:
+        json.dump(content, f)
+    registered(("custom_set", json_file, root), frequency=None)
+    check_dataset("custom_set", "DATASETS.TEST", 3)
+    assert all(os.path.isfile(record["file_name"]) for record in DatasetCatalog.get("custom_set"))
 
 
 @pytest.mark.parametrize("fault", ["images", "folder", "file", "cut", "empty", "no name"])

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from iif.data.annotations import AnnotatedImage
+from iif.data.annotations import AnnotatedImage, image_file
 from iif.files import InputError, read_json
 
 logger = logging.getLogger(__name__)
@@ -126,22 +126,11 @@ def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str,
     return list(records.values())
 
 
-def _paths(image: AnnotatedImage, image_root: str) -> list[str]:
-    """Return where the image may lie: by its file name, by the end of its URL as in LVIS."""
-    relative = [] if image.file_name is None else [image.file_name]
-    if image.coco_url is not None:
-        relative.append(os.path.join(*image.coco_url.split("/")[-2:]))
-    return [os.path.join(image_root, path) for path in relative]
-
-
 def _record(
     image: AnnotatedImage, image_root: str, json_file: str, *, federated: bool
 ) -> dict[str, Any]:
-    paths = _paths(image, image_root)
-    if not paths:
-        raise InputError(f"{json_file}: image {image.id} has neither file_name nor coco_url")
     record: dict[str, Any] = {
-        "file_name": paths[0],
+        "file_name": os.path.join(image_root, image_file(json_file, image)),
         "height": image.height,
         "width": image.width,
         "image_id": image.id,
@@ -299,11 +288,9 @@ def check_dataset(name: str, key: str, num_classes: int) -> None:
         )
     if metadata.get("custom", False):
         set_classes(metadata, header.categories, path)
-    candidates = _paths(header.images[0], metadata.image_root)
-    if not candidates:
-        raise InputError(f"{path}: image {header.images[0].id} has neither file_name nor coco_url")
-    if not any(os.path.isfile(candidate) for candidate in candidates):
+    first = os.path.join(metadata.image_root, image_file(path, header.images[0]))
+    if not os.path.isfile(first):
         raise InputError(
-            f"{key}: data set {name!r}: the first image of {path} is not there: {candidates[0]}; "
+            f"{key}: data set {name!r}: the first image of {path} is not there: {first}; "
             f"{_remedy(metadata)}"
         )

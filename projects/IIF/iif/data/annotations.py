@@ -226,7 +226,7 @@ def load_annotations(
         sha256=sha256_file(source),
         image_ids=image_ids,
         image_sizes=np.array([(i.height, i.width) for i in images], dtype=np.int64),
-        file_names=[_file_name(source, image) for image in images],
+        file_names=[image_file(source, image) for image in images],
         category_ids=category_ids,
         category_names=[category.name for category in categories],
         frequency=groups,
@@ -247,6 +247,29 @@ def load_annotations(
         not_exhaustive=_pairs(source, images, "not_exhaustive_category_ids", category_ids),
         exhaustive=exhaustive,
     )
+
+
+def image_file(source: str, image: AnnotatedImage) -> str:
+    """Return where an image lies in the image folder: its ``file_name``, or the end of its URL.
+
+    LVIS v1 names its images by ``coco_url`` alone, of which the last two parts count. LVIS v0.5 has
+    ``file_name``, too, but those of COCO 2014 (COCO_val2014_...), where the images are COCO 2017's.
+
+    Args:
+        source: the annotation file, for the message.
+        image: one of its images.
+
+    Raises:
+        InputError: the image has neither.
+    """
+    name, url = image.file_name, image.coco_url
+    if url is not None and (name is None or name.startswith("COCO_")):
+        return "/".join(url.split("/")[-2:])
+    if name is None:
+        raise InputError(
+            f"{source}: image {image.id} has neither file_name nor coco_url; add one of them"
+        )
+    return name
 
 
 def _require_lvis_keys(
@@ -304,19 +327,6 @@ def _frequency(
                 '(rare), "c" (common) or "f" (frequent)'
             )
     return np.array(groups, dtype="<U1"), image_count
-
-
-def _file_name(source: str, image: AnnotatedImage) -> str:
-    """Return the image's path as Detectron2's ``load_lvis_json`` finds it."""
-    if image.file_name is not None:
-        # LVIS v0.5 names images as COCO 2014 did: COCO_val2014_ before the 16 characters.
-        return image.file_name[-16:] if image.file_name.startswith("COCO") else image.file_name
-    if image.coco_url is not None:
-        return "/".join(image.coco_url.split("/")[-2:])
-    raise InputError(
-        f"{source}: images: the image with id {image.id} has neither file_name nor coco_url; "
-        "add one of them"
-    )
 
 
 def _column(structs: Sequence[Any], key: str, dtype: Any) -> NDArray[Any]:
