@@ -1,9 +1,10 @@
-"""The demo over several seeds: time, AP of baseline and IIF, mean and spread.
+"""The demo over several seeds: time, AP and false positives of baseline and IIF, mean and spread.
 
     python benchmarks/demo_seeds.py --engine torchvision --out output/demo_seeds [--seeds 0 1 2]
 
 Each seed makes its own data set and trains both models on it (``iif quickstart --seed S``). What
-is finished in ``--out`` is not done again; its time is then not known and shown as "-".
+is finished in ``--out`` is not done again; its time is then not known and shown as "-". False
+positives are those at recall 0.5 (mask IoU 0.5) over the categories in which both reach it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ import time
 from pathlib import Path
 from statistics import mean, stdev
 
+from iif.evaluation.tables import markdown_table
+
 METRICS = ("AP", "APr", "APc", "APf")
+MODELS = {"softmax": "baseline", "IIF raw": "iif"}  # name -> folder
 
 
 def main() -> None:
@@ -26,24 +30,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     args = parser.parse_args()
 
-    rows = [run_seed(args.engine, args.out / f"{args.engine}_{seed}", seed) for seed in args.seeds]
-    header = ["seed", "minutes", "boxes or masks"]
-    header += [f"{metric} {run}" for run in ("baseline", "IIF") for metric in METRICS]
-    print("| " + " | ".join(header) + " |")
-    print("|" + " --- |" * len(header))
-    for iou_type in ("bbox", "segm"):
-        for seed, (minutes, metrics) in zip(args.seeds, rows, strict=True):
-            values = [f"{value:.1f}" for value in metrics[iou_type]]
-            print(f"| {seed} | {minutes} | {iou_type} | " + " | ".join(values) + " |")
-        columns = list(zip(*(metrics[iou_type] for _, metrics in rows), strict=True))
-        spread = [
-            f"{mean(c):.1f} ± {stdev(c):.1f}" if len(c) > 1 else f"{mean(c):.1f}" for c in columns
-        ]
-        print(f"| mean ± deviation | | {iou_type} | " + " | ".join(spread) + " |")
+    runs = {
+        seed: run_seed(args.engine, args.out / f"{args.engine}_{seed}", seed) for seed in args.seeds
+    }
+    header = ["seed", "minutes", "model", *(f"box {m}" for m in METRICS)]
+    header += [*(f"mask {m}" for m in METRICS), "false positives"]
+    rows = []
+    for seed, (minutes, values) in runs.items():
+        for model, found in zip(MODELS, values, strict=True):
+            rows.append([str(seed), minutes, model, *(f"{v:.1f}" for v in found[:-1])])
+            rows[-1].append(f"{found[-1]:.0f}")
+    for i, model in enumerate(MODELS):
+        columns = list(zip(*(values[i] for _, values in runs.values()), strict=True))
+        rows.append(["mean", "", model, *(spread(column) for column in columns)])
+    print(markdown_table(header, rows))
 
 
-def run_seed(engine: str, out: Path, seed: int) -> tuple[str, dict[str, list[float]]]:
-    """Run the quickstart; return its minutes and per IoU type baseline's and IIF's metrics."""
+def spread(values: tuple[float, ...]) -> str:
+    """Return mean ± sample standard deviation."""
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def run_seed(engine: str, out: Path, seed: int) -> tuple[str, list[list[float]]]:
+    """Run the quickstart; return its minutes and, of each model, the table's figures."""
     minutes = "-"
     if not (out / "report.html").exists():
         fresh = not out.exists()
@@ -52,14 +61,14 @@ def run_seed(engine: str, out: Path, seed: int) -> tuple[str, dict[str, list[flo
         subprocess.run([*command, "--seed", str(seed), "--out", str(out)], check=True)
         if fresh:
             minutes = f"{(time.monotonic() - start) / 60:.1f}"
-    summaries = [
-        json.loads((out / run / "inference" / "eval_summary.json").read_text())["metrics"]
-        for run in ("baseline", "iif")
-    ]
-    return minutes, {
-        iou_type: [summary[iou_type][metric] for summary in summaries for metric in METRICS]
-        for iou_type in ("bbox", "segm")
-    }
+    analysis = json.loads((out / "false_positives" / "false_positives.json").read_text())
+    false_positives = analysis["groups"][0]["false_positives"]
+    values = []
+    for folder, count in zip(MODELS.values(), false_positives, strict=True):
+        summary = json.loads((out / folder / "inference" / "eval_summary.json").read_text())
+        metrics = summary["metrics"]
+        values.append([metrics[t][m] for t in ("bbox", "segm") for m in METRICS] + [count])
+    return minutes, values
 
 
 if __name__ == "__main__":

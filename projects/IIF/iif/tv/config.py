@@ -170,5 +170,5 @@ GLYPHS = TrainConfig(
     checkpoint_period=100,
     workers=0,
     cache_images=True,
-    detections_per_image=50,
+    detections_per_image=100,
 )
