@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 from iif.data.annotations import load_annotations
@@ -33,6 +35,7 @@ from iif.data.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
 from iif.evaluation.false_positives import analyse, load_runs
 from iif.evaluation.tables import markdown_table
 from iif.files import atomic_write, sha256_file, versions, write_json
+from iif.report.palette import GROUP_COLORS, GROUP_LABELS
 from iif.weights import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,6 +50,7 @@ SIZES = {
     ),
 }
 METRICS = ("AP", "APr", "APc", "APf")
+IMAGE = "results.png"
 # The authors' mask AP on LVIS v1, R50-FPN (arXiv 2209.04861).
 PUBLISHED = (
     ("softmax, 12 epochs", "15.2", "0.0", "10.6", "26.9"),
@@ -237,30 +241,78 @@ class Experiment:
         return after / before if before else None
 
 
-def table(experiment: Experiment, chosen: Iterable[Method], seeds: Sequence[int]) -> str:
-    """Return the Markdown table of the finished runs."""
-    header = ["method", "seeds", *(f"box {m}" for m in METRICS), "mask AP", "false positives"]
-    rows = []
+# Column -> its values by seed; None where a value is undefined.
+Figures = dict[str, list[float | None]]
+
+
+def measured(
+    experiment: Experiment, chosen: Iterable[Method], seeds: Sequence[int]
+) -> dict[str, Figures]:
+    """Return the figures of the methods with a finished run, by name."""
+    found: dict[str, Figures] = {}
     for method in chosen:
-        finished = {seed: experiment.summary(method, seed) for seed in seeds}
-        found = {seed: s["metrics"] for seed, s in finished.items() if s is not None}
-        if not found:
+        summaries = {seed: experiment.summary(method, seed) for seed in seeds}
+        finished = {seed: s["metrics"] for seed, s in summaries.items() if s is not None}
+        if not finished:
             continue
-        shares = [
-            experiment.false_positives(method, seed)
-            for seed in found
-            if experiment.summary(Method("softmax"), seed) is not None
+        found[method.name] = {
+            **{f"box {m}": [metrics["bbox"][m] for metrics in finished.values()] for m in METRICS},
+            "mask AP": [metrics["segm"]["AP"] for metrics in finished.values()],
+            "false positives": [
+                experiment.false_positives(method, seed)
+                for seed in finished
+                if experiment.summary(Method("softmax"), seed) is not None
+            ],
+        }
+    return found
+
+
+def table(found: dict[str, Figures]) -> str:
+    """Return the Markdown table."""
+    header = ["method", "seeds", *next(iter(found.values()))]
+    rows = []
+    for name, figures in found.items():
+        cells = [
+            spread(values, digits=2 if column == "false positives" else 1)
+            for column, values in figures.items()
         ]
-        rows.append(
-            [
-                method.name,
-                str(len(found)),
-                *(spread([metrics["bbox"][m] for metrics in found.values()]) for m in METRICS),
-                spread([metrics["segm"]["AP"] for metrics in found.values()]),
-                spread(shares, digits=2),
-            ]
-        )
+        rows.append([name, str(len(figures["box AP"])), *cells])
     return markdown_table(header, rows)
+
+
+def plot(found: dict[str, Figures]) -> Figure:
+    """Return the figures as dots, one of each seed, with a line at their mean."""
+    panels = {
+        "Box AP (%)": {"box AP": "#0072B2"},
+        "Box AP by frequency (%)": {f"box AP{g}": color for g, color in GROUP_COLORS.items()},
+        "False positives, softmax = 1": {"false positives": "#0072B2"},
+    }
+    figure = Figure(figsize=(11, 0.9 + 0.34 * len(found)), dpi=120, layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True)
+    for panel, (title, columns) in zip(axes, panels.items(), strict=True):
+        for column, color in columns.items():
+            for y, figures in enumerate(found.values()):
+                known = [value for value in figures[column] if value is not None]
+                panel.scatter(known, [y] * len(known), s=16, color=color, alpha=0.6, lw=0)
+                if known:
+                    panel.plot([statistics.mean(known)] * 2, [y - 0.3, y + 0.3], color=color, lw=2)
+        panel.set_title(title, fontsize=10)
+        panel.grid(axis="y", color="0.92")
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right", "left"]].set_visible(False)
+        panel.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(found)), list(found))
+    axes[0].invert_yaxis()
+    axes[1].legend(
+        [Line2D([], [], color=color, lw=2) for color in GROUP_COLORS.values()],
+        [GROUP_LABELS[group] for group in GROUP_COLORS],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.08),
+        ncols=len(GROUP_COLORS),
+        frameon=False,
+    )
+    axes[2].axvline(1, color="0.6", lw=0.8, ls="--", zorder=0)
+    return figure
 
 
 def spread(values: Iterable[float | None], digits: int = 1) -> str:
@@ -282,30 +334,32 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def page(experiment: Experiment, args: argparse.Namespace, chosen: Sequence[Method]) -> str:
+def page(experiment: Experiment, args: argparse.Namespace, found: dict[str, Figures]) -> str:
     """Return docs/results.md."""
     glyphs = experiment.glyphs
     command = shlex.join(["python", "benchmarks/results_table.py", *sys.argv[1:]])
-    found = ", ".join(f"{name} {version}" for name, version in versions().items())
+    software = ", ".join(f"{name} {v}" for name, v in versions().items() if name != "platform")
     return f"""# Results
 
 Written by `{command}`; not edited.
 
-{table(experiment, chosen, args.seeds)}
+{table(found)}
+
+![Each method's AP and false positives, a dot for each seed](images/{IMAGE})
 
 - Mean ± standard deviation over training seeds {", ".join(map(str, args.seeds))}, in percent.
   Spread is that of training alone: the data set is one.
-- Data: {glyphs.train:,} training and {glyphs.val:,} validation images of {glyphs.image_size} px
-  with {glyphs.categories:,} categories (`iif glyphs`, seed {glyphs.seed}); federated as LVIS is.
-- Configuration: `{experiment.config.relative_to(ROOT)}` {" ".join(args.opts)}
+- Data: {glyphs.train:,} training and {glyphs.val:,} validation images of {glyphs.image_size} px with
+  {glyphs.categories:,} categories (`iif glyphs`, seed {glyphs.seed}); federated as LVIS is.
+- Configuration: `{" ".join([str(experiment.config.relative_to(ROOT)), *args.opts])}`
 - False positives: boxes at IoU 0.5 at recall {RECALL}, over the categories that both runs bring to
   it, as a share of the softmax run's of the same seed (1 = as many).
 - Post-hoc: the strength is chosen on {HELD_OUT:.0%} of the training images with a second baseline
   that was trained without them. Decoupled: from the softmax run, a third of the iterations.
-- Repeat-factor sampling: threshold {args.repeat_threshold:g} of the images, within the same number
-  of iterations.
+- Repeat-factor sampling: threshold {args.repeat_threshold:g} of the images, within the same number of
+  iterations.
 - {processor()}, {os.cpu_count()} virtual cores, {args.jobs} runs side by side, {args.num_gpus} GPUs
-  each; {found}.
+  each; {software}.
 
 ## The target: the authors' figures on LVIS v1
 
@@ -313,6 +367,15 @@ Mask AP of Mask R-CNN R50-FPN as the IIF paper publishes it; **not measured here
 
 {markdown_table(("setting", *METRICS), PUBLISHED)}
 """
+
+
+def write(experiment: Experiment, args: argparse.Namespace, chosen: Sequence[Method]) -> None:
+    """Write the page and its picture from the runs that are finished."""
+    found = measured(experiment, chosen, args.seeds)
+    with atomic_write(args.page.parent / "images" / IMAGE, "wb") as f:
+        plot(found).savefig(f, format="png")
+    with atomic_write(args.page) as f:
+        f.write(page(experiment, args, found))
 
 
 def main() -> None:
@@ -353,9 +416,7 @@ def main() -> None:
                 pool.shutdown(wait=False, cancel_futures=True)
             job.result()
             bar.write(f"{jobs[job]}: done")
-            with atomic_write(args.page) as f:
-                f.write(page(experiment, args, chosen))
-    print(table(experiment, chosen, args.seeds))
+            write(experiment, args, chosen)
 
 
 if __name__ == "__main__":
