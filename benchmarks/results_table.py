@@ -349,14 +349,14 @@ Written by `{command}`; not edited.
 
 - Mean ± standard deviation over training seeds {", ".join(map(str, args.seeds))}, in percent.
   Spread is that of training alone: the data set is one.
-- Data: {glyphs.train:,} training and {glyphs.val:,} validation images of {glyphs.image_size} px with
+- Data: {glyphs.train:,} training and {glyphs.val:,} validation images, {glyphs.image_size} px, of
   {glyphs.categories:,} categories (`iif glyphs`, seed {glyphs.seed}); federated as LVIS is.
 - Configuration: `{" ".join([str(experiment.config.relative_to(ROOT)), *args.opts])}`
 - False positives: boxes at IoU 0.5 at recall {RECALL}, over the categories that both runs bring to
   it, as a share of the softmax run's of the same seed (1 = as many).
 - Post-hoc: the strength is chosen on {HELD_OUT:.0%} of the training images with a second baseline
   that was trained without them. Decoupled: from the softmax run, a third of the iterations.
-- Repeat-factor sampling: threshold {args.repeat_threshold:g} of the images, within the same number of
+- Repeat-factor sampling: threshold {args.repeat_threshold:g} of the images, for as many
   iterations.
 - {processor()}, {os.cpu_count()} virtual cores, {args.jobs} runs side by side, {args.num_gpus} GPUs
   each; {software}.
