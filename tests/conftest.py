@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,16 @@ def glyphs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_glyphs(tmp_path_factory.mktemp("data") / "glyphs", settings, workers=1)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many tests were left out for want of Detectron2: a module skips as one."""
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter,
+) -> Generator[None, None, None]:
+    """Say at the end how many tests were left out for want of Detectron2."""
+    yield
+    _say_what_detectron2_would_run(terminalreporter)
+
+
+def _say_what_detectron2_would_run(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [
         report
         for report in terminalreporter.stats.get("skipped", [])
@@ -29,6 +38,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     ]
     if not skipped:
         return
+    # A module without Detectron2 skips as one.
     modules = {report.nodeid for report in skipped if report.nodeid.endswith(".py")}
     root = terminalreporter.config.rootpath
     functions = sum(_count_tests(root / module) for module in modules)
