@@ -133,7 +133,7 @@ class Experiment:
     def __init__(self, args: argparse.Namespace) -> None:
         """Make the data set where it is not there yet."""
         self.config, self.glyphs = SIZES[args.size]
-        self.output = args.output / args.size
+        self.output = args.output.resolve() / args.size
         self.data = self.output / "glyphs"
         self.num_gpus = args.num_gpus
         self.extra = args.opts
@@ -169,9 +169,11 @@ class Experiment:
             case "train":
                 self._train_net("--resume", method, seed)
             case "decoupled":
-                iterations = self._setting("SOLVER", "MAX_ITER") // 3
-                only = ("MODEL.IIF.TRAIN_CLASSIFIER_ONLY", True, "SOLVER.MAX_ITER", iterations)
-                self._train_net("--resume", method, seed, *start, *only)
+                solver = self._solver()
+                steps = tuple(step // 3 for step in solver.STEPS)
+                shorter = ("SOLVER.MAX_ITER", solver.MAX_ITER // 3, "SOLVER.STEPS", steps)
+                only = ("MODEL.IIF.TRAIN_CLASSIFIER_ONLY", True)
+                self._train_net("--resume", method, seed, *start, *shorter, *only)
             case "post-hoc":
                 strength = self._strength(method, seed)
                 apply = ("MODEL.IIF.APPLY", "test", "MODEL.IIF.STRENGTH", strength)
@@ -213,11 +215,11 @@ class Experiment:
                 stderr=log,
             )
 
-    def _setting(self, node: str, key: str) -> int:
+    def _solver(self) -> Any:
         from iif.d2.train import argument_parser, load_config
 
         arguments = ["--config-file", str(self.config), *self.extra]
-        return load_config(argument_parser().parse_args(arguments))[node][key]
+        return load_config(argument_parser().parse_args(arguments)).SOLVER
 
     def false_positives(self, method: Method, seed: int) -> float | None:
         """Return the false positives as a share of the softmax's, at matched recall.

@@ -114,6 +114,13 @@ URL = "http://images.cocodataset.org/val2017/000000391895.jpg"
             "val2017/000000391895.jpg",
         ),
         ({"file_name": "COCO_val2014_000000391895.jpg"}, "COCO_val2014_000000391895.jpg"),
+        (  # COCO 2014
+            {
+                "file_name": "COCO_val2014_000000391895.jpg",
+                "coco_url": "http://images.cocodataset.org/val2014/COCO_val2014_000000391895.jpg",
+            },
+            "COCO_val2014_000000391895.jpg",
+        ),
     ],
 )
 def test_the_file_of_an_image(image: dict, file: str) -> None:
@@ -159,6 +166,16 @@ def test_lvis_format_keeps_its_groups_beside_the_training_counts() -> None:
     assert gt.category_image_count.tolist() == counts.image_count.tolist()
 
 
+def test_lvis_format_without_groups_takes_the_training_counts() -> None:
+    content, _ = random_case(7)
+    counts = training_counts(content)
+    for category in content["categories"]:
+        del category["frequency"]
+    gt = load_annotations_of(content, frequency=counts)
+    assert not gt.exhaustive
+    assert gt.frequency.tolist() == counts.groups.tolist()
+
+
 def test_crowds_are_coco_s_alone() -> None:
     content, _ = random_case(7, ignore=False)
     content["annotations"][0]["iscrowd"] = 1
@@ -186,7 +203,9 @@ def drop(section: str, row: int, key: str) -> Callable[[dict], None]:
     [
         (drop("images", 0, "neg_category_ids"), r"no neg_category_ids.*--exhaustive"),
         (drop("images", 0, "not_exhaustive_category_ids"), r"no not_exhaustive.*--exhaustive"),
-        (drop("categories", 0, "frequency"), r"category \d+ has no frequency.*--exhaustive"),
+        (drop("categories", 0, "frequency"), r"category \d+ has no frequency.*--train-json"),
+        (change("annotations", 0, id=2**63), r"annotations\[0\].id"),
+        (change("images", 0, neg_category_ids=[2**63]), r"images\[0\].neg_category_ids"),
         (change("categories", 0, frequency="x"), r"frequency of category \d+ is 'x'"),
         (change("annotations", 0, image_id=5000), r"image_id 5000 of the annotation with id \d+"),
         (change("annotations", 0, category_id=5000), r"category_id 5000 .* not among categories"),

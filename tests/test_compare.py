@@ -165,6 +165,32 @@ def test_runs_evaluated_differently_are_refused(runs, change, words):
         quick(runs)
 
 
+def test_other_frequency_groups_are_refused(runs):
+    """In COCO's format they come from training counts, which may be those of two data sets."""
+
+    def change(summary):
+        summary["per_category"][4]["frequency"] = "f"
+
+    category = json.loads((runs[0] / "eval_summary.json").read_text())["per_category"][4]
+    assert category["frequency"] != "f"
+    edit(runs[1], change)
+    with pytest.raises(InputError, match=rf"group of category {category['id']} is .*--train-json"):
+        quick(runs)
+
+
+def test_names_must_be_different(runs):
+    with pytest.raises(InputError, match="the names x, x are not different"):
+        quick(runs, names=["x", "x"])
+
+
+def test_one_run_alone_has_no_intervals(runs):
+    (runs[0] / "eval_matches.npz").unlink()
+    comparison = quick(runs[:1])
+    assert comparison.replicates == 0
+    assert comparison.notes == []
+    assert "One run: no differences, and no intervals." in comparison.to_text()
+
+
 def test_two_later_runs_must_agree_where_the_baseline_is_silent(runs, tmp_path):
     shutil.copytree(runs[1], tmp_path / "third")
     edit(runs[0], lambda s: s["test_settings"].update(nms_threshold=None))

@@ -46,6 +46,7 @@ def give_counts(cfg: CfgNode) -> None:
 def test_it_loads_and_builds_its_heads(path):
     cfg = load(path.name)
     give_counts(cfg)
+    cfg.freeze()  # as in training
     shapes = {
         name: ShapeSpec(channels=cfg.MODEL.FPN.OUT_CHANNELS, stride=2 ** int(name[1:]))
         for name in cfg.MODEL.ROI_HEADS.IN_FEATURES

@@ -232,6 +232,11 @@ def test_two_cpu_processes_train_and_evaluate_together(config_file, glyphs_dir, 
         ("", "DATASETS.CUSTOM [['glyphs_train','x.json','y']]", "no such file x.json"),
         ("", "MODEL.IIF.FREQUENCY_FILE x.json", "x.json: no such file"),
         ("--num-gpus 2", "SOLVER.IMS_PER_BATCH 3", "2 processes cannot share"),
+        (
+            "--num-gpus 2",
+            "SOLVER.IMS_PER_BATCH 2 SOLVER.REFERENCE_WORLD_SIZE 4",
+            "4 processes cannot share",
+        ),
         ("--eval-only", "", "--eval-only needs a model"),
         ("--eval-only --resume", "", "has no last_checkpoint"),
         ("--baseline nothing", "", "nothing: no such file"),
@@ -247,6 +252,58 @@ def test_bad_input_is_one_line_before_anything_starts(
     assert error.startswith("error: ")
     assert message in error
     assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (None, "has no mask; set MODEL.MASK_ON False"),
+        ([], "has no mask; set MODEL.MASK_ON False"),
+        ({"size": [64, 64], "counts": [0, 4096]}, "set INPUT.MASK_FORMAT bitmask"),
+    ],
+)
+def test_masks_that_cannot_be_used_are_refused_before_training(
+    config_file, glyphs_dir, tmp_path, capfd, split, segmentation, message
+):
+    content = read(glyphs_dir / f"glyphs_{split}.json")
+    changed = content["annotations"][3]
+    changed["segmentation"] = segmentation
+    if segmentation is None:
+        del changed["segmentation"]
+    (tmp_path / "changed.json").write_text(json.dumps(content))
+    custom = entries(glyphs_dir)
+    custom[split == "val"][1] = str(tmp_path / "changed.json")
+    arguments = ["--config-file", str(config_file), "DATASETS.CUSTOM", str(custom)]
+    arguments += ["OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.MAX_ITER", "1"]
+    if split == "val" and segmentation:  # an evaluation takes both kinds
+        assert run(arguments) == 0
+        return
+    assert run(arguments) == 2
+    error = capfd.readouterr().err
+    assert f"annotation {changed['id']} of" in error
+    assert message in error
+    assert not (tmp_path / "out").exists()
+    assert run([*arguments, "MODEL.MASK_ON", "False"]) == 0
+
+
+def test_weights_of_the_backbone_alone_are_not_evaluated(config_file, iif_run, tmp_path, capfd):
+    whole = torch.load(iif_run / "model_final.pth", weights_only=False)["model"]
+    backbone = {key: value for key, value in whole.items() if key.startswith("backbone.")}
+    torch.save({"model": backbone}, tmp_path / "backbone.pth")
+    arguments = ["--eval-only", "--config-file", str(config_file)]
+    arguments += ["MODEL.WEIGHTS", str(tmp_path / "backbone.pth"), "OUTPUT_DIR", str(tmp_path)]
+    assert run(arguments) == 2
+    assert "backbone.pth: does not fit the configuration" in capfd.readouterr().err
+    assert not (tmp_path / "inference" / "eval_summary.json").exists()
+
+
+def test_an_infinite_setting_is_recorded_as_text(config_file, iif_run, tmp_path):
+    arguments = ["--eval-only", "--config-file", str(config_file), "OUTPUT_DIR", str(tmp_path)]
+    arguments += ["MODEL.WEIGHTS", str(iif_run / "model_final.pth")]
+    assert run([*arguments, "SOLVER.CLIP_GRADIENTS.NORM_TYPE", "1e999"]) == 0
+    summary = read(tmp_path / "inference" / "eval_summary.json")
+    assert summary["config"]["SOLVER"]["CLIP_GRADIENTS"]["NORM_TYPE"] == "inf"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from iif.cli import main
 from iif.data.annotations import load_annotations
-from iif.data.results import load_results
+from iif.data.results import IouType, load_results
 from iif.evaluation.matching import ErrorType, Outcome, load_matches, match
 from iif.evaluation.metrics import METRICS, average_precision
 from iif.evaluation.summary import FIXED_METRICS, evaluate_files, format_summary
@@ -124,6 +125,34 @@ def test_outcomes_of_an_earlier_evaluation_are_removed(
     assert [path.name for path in (tmp_path / "out").glob("*.csv")] == ["outcomes_bbox.csv"]
     evaluate_files(*files, output_dir=tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.csv"))
+
+
+@pytest.mark.parametrize("iou_types", [None, ["bbox"], ["segm"]])
+def test_a_box_that_is_not_finite_is_degenerate(
+    files: tuple[Path, Path], tmp_path: Path, iou_types: list[IouType] | None
+) -> None:
+    """NaN and Infinity are no JSON, but Python writes them."""
+    gt, results = files
+    rows = json.loads(results.read_text())
+    rows[1]["bbox"] = [math.nan, 0, math.inf, 1]
+    results.write_text(json.dumps(rows))
+    out = tmp_path / "out"
+    summary = evaluate_files(gt, results, output_dir=out, iou_types=iou_types, outcomes=True)
+    assert list(summary["metrics"]) == (iou_types or ["bbox", "segm"])
+    if iou_types != ["segm"]:
+        with open(out / "outcomes_bbox.csv", newline="") as f:
+            assert list(csv.DictReader(f))[1]["outcome"] == "DEGENERATE"
+
+
+def test_a_score_that_is_not_finite_is_named_by_its_row(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    gt, results = files
+    rows = json.loads(results.read_text())
+    rows[2]["score"] = math.nan
+    results.write_text(json.dumps(rows))
+    with pytest.raises(InputError, match="row 2: score"):
+        evaluate_files(gt, results, output_dir=tmp_path / "out")
 
 
 def test_outcomes_are_written_in_parts(

@@ -421,6 +421,7 @@ def test_command_writes_equal_figures_everywhere(files, capsys):
         (["--image-id", "1"], "no image has id 1"),
         (["--images", "nowhere"], "nowhere: no such folder"),
         (["--names", "one"], "2 different names"),
+        (["--names", "one", "two", "two"], "2 different names"),
     ],
 )
 def test_bad_arguments_are_refused_before_the_results_are_read(

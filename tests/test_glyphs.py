@@ -284,6 +284,30 @@ def test_nothing_is_left_of_a_set_that_could_not_be_finished(
     assert os.listdir(tmp_path) == (["set"] if existing else [])
 
 
+def test_an_image_with_a_character_too_small_to_outline_is_drawn_again(tmp_path, monkeypatch):
+    settings = GlyphSettings(5, 4, 3, 64)
+    whole = read(make_glyphs(tmp_path / "whole", settings, workers=1), "train")
+    calls = []
+
+    def outline(coverage):
+        calls.append(1)
+        return [] if len(calls) == 1 else coverage_to_polygons(coverage)
+
+    monkeypatch.setattr(glyphs, "coverage_to_polygons", outline)
+    again = read(make_glyphs(tmp_path / "again", settings, workers=1), "train")
+    first, others = again["images"][0]["id"], slice(1, None)
+    assert all(annotation["area"] > 0 for annotation in again["annotations"])
+    assert again["images"][others] == whole["images"][others]
+    kept = [
+        [(a["image_id"], a["bbox"]) for a in content["annotations"] if a["image_id"] != first]
+        for content in (whole, again)
+    ]
+    assert kept[0] == kept[1]
+    monkeypatch.setattr(glyphs, "coverage_to_polygons", lambda _: [])
+    with pytest.raises(InputError, match="image_size 64 is too small"):
+        make_glyphs(tmp_path / "never", settings, workers=1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

@@ -347,7 +347,7 @@ def test_overlaps_may_be_shared(tmp_path: Path) -> None:
 def test_matches_survive_being_written(tmp_path: Path) -> None:
     gt, results = random_case(5, masks=True)
     of = {t: run(tmp_path, gt, results, t)[0] for t in ("bbox", "segm")}
-    save_matches(tmp_path / "eval_matches.npz", of, run(tmp_path, gt, results)[1])
+    save_matches(tmp_path / "eval_matches.npz", of)
     loaded = load_matches(tmp_path / "eval_matches.npz")
     assert list(loaded) == ["bbox", "segm"]
     for iou_type, matches in of.items():
@@ -366,8 +366,8 @@ def test_broken_matches_are_refused(tmp_path: Path) -> None:
 
     refused()  # there is no such file
     gt, results = random_case(5)
-    matches, annotations = run(tmp_path, gt, results)
-    save_matches(path, {"bbox": matches}, annotations)
+    matches, _ = run(tmp_path, gt, results)
+    save_matches(path, {"bbox": matches})
     whole = path.read_bytes()
     for content in (b"", b"not a zip", whole[: len(whole) // 2], whole[:-30]):
         path.write_bytes(content)

@@ -46,9 +46,18 @@ from iif.report.crops import (
     crop_window,
     cut_crop,
 )
-from iif.report.html import Report, category_table, crops_payload, metric_tables, render
+from iif.report.html import (
+    MAX_CONFUSIONS,
+    Report,
+    category_table,
+    crops_payload,
+    difference_charts,
+    false_positive_view,
+    metric_tables,
+    render,
+)
 from iif.report.outlines import mask_path, simplify
-from iif.report.verdict import fixed, signed, verdicts
+from iif.report.verdict import _percent, fixed, signed, verdicts
 
 VERSIONS = {"iif": "0.1.0"}
 VOID = {"meta", "link", "input", "br", "img", "hr"}
@@ -290,6 +299,34 @@ def test_verdict_says_when_sum_and_mean_disagree() -> None:
     assert "20% fewer false positives than baseline in sum, but 50% more per category" in text
 
 
+def test_recall_and_shares_are_not_rounded_away() -> None:
+    analysis = replace(make_analysis(), recall=0.125)
+    assert false_positive_view(analysis)["recall"] == "12.5%"
+    assert _percent(0.4) == "under 1%"
+    assert _percent(99.6) == "over 99%"
+    assert _percent(100.0) == "100%"
+
+
+def test_a_category_without_training_images_is_in_the_chart() -> None:
+    comparison = make_comparison()
+    row = next(r for r in comparison.categories if r.difference["segm"][0] and r.name != NASTY)
+    never_seen = [replace(r, image_count=0) if r is row else r for r in comparison.categories]
+    charts_of = [
+        str(difference_charts(c)[0]["svg"])
+        for c in (comparison, replace(comparison, categories=never_seen))
+    ]
+    assert f"{row.name} (" in charts_of[1]
+    assert charts_of[0].count("<circle") == charts_of[1].count("<circle")
+    assert "0 training images" in charts_of[1]
+
+
+def test_confusion_pairs_that_are_left_out_are_counted() -> None:
+    analysis = make_analysis()
+    pairs = [fp.Confusion(1, 2 + i, [5, 3]) for i in range(MAX_CONFUSIONS + 7)]
+    view = false_positive_view(replace(analysis, confusions=pairs))
+    assert (len(view["confusions"]), view["confusions_left"]) == (MAX_CONFUSIONS, 7)
+
+
 @given(st.floats(-1e6, 1e6), st.integers(0, 3))
 def test_numbers_never_print_a_negative_zero(value: float, decimals: int) -> None:
     text = fixed(value, decimals)
@@ -433,6 +470,16 @@ def test_crop_shows_its_subject_in_its_run_alone() -> None:
     picture = Image.open(io.BytesIO(crop.jpeg))
     assert picture.size == (crop.width, crop.height)
     assert crop.width / crop.height == pytest.approx(width / height, rel=0.02)
+
+
+def test_an_object_around_the_whole_crop_is_shown() -> None:
+    scene = make_scene(3, category_names(60))
+    around = replace(scene.ground_truth[0], bbox=(0.0, 0.0, scene.width, scene.height))
+    scene = replace(scene, ground_truth=[around])
+    small = replace(scene.detections[0][0], bbox=(300.0, 200.0, 20.0, 20.0))
+    crop = cut_crop(scene, 0, small, make_image(3), group="r", change="added")
+    assert crop.window[2] * crop.window[3] < 0.1 * scene.width * scene.height
+    assert [shape.name for shape in crop.panels[-1]] == [around.name]
 
 
 def test_crops_are_small_whatever_the_image() -> None:
@@ -585,6 +632,20 @@ def test_report_refuses_files_that_were_not_evaluated(
     (moved / "IIF.json").write_text((evaluated / "baseline.json").read_text())
     assert run_report(evaluated, output, runs=("--run", str(moved))) == 2
     assert "changed since" in capsys.readouterr().err
+
+    # Of a recorded file and one beside the summary, that which was evaluated is taken.
+    other = tmp_path / "trained again" / "IIF.json"
+    other.parent.mkdir()
+    other.write_text((evaluated / "baseline.json").read_text())
+    summary["results"]["path"] = str(other)
+    (moved / "eval_summary.json").write_text(json.dumps(summary))
+    (moved / "IIF.json").write_text((evaluated / "IIF.json").read_text())
+    assert run_report(evaluated, output, runs=("--run", str(moved))) == 0
+    (moved / "IIF.json").write_text((evaluated / "baseline.json").read_text())
+    other.write_text((evaluated / "IIF.json").read_text())
+    assert run_report(evaluated, output, runs=("--run", str(moved))) == 0
+    output.unlink()
+    capsys.readouterr()
     (moved / "IIF.json").write_text((evaluated / "IIF.json").read_text())
     assert run_report(evaluated, output, runs=("--run", str(moved))) == 0
     assert output.exists()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +28,7 @@ def benchmark():
 @pytest.fixture
 def experiment(benchmark, glyphs_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(benchmark, "make_glyphs", lambda *_: None)
-    args = SimpleNamespace(size="small", output=tmp_path, num_gpus=0, opts=[])
+    args = SimpleNamespace(size="small", output=tmp_path, num_gpus=0, jobs=1, opts=[])
     made = benchmark.Experiment(args)
     made.data = glyphs_dir
     return made
@@ -63,11 +65,16 @@ def test_the_table_has_means_spreads_and_shares(benchmark, experiment, glyphs_di
         finish(experiment, softmax, seed, ap, detections_with(glyphs_dir, 4))
     finish(experiment, iif, 0, 20.0, detections_with(glyphs_dir, 1))
     missing = benchmark.Method("never run")
-    lines = benchmark.table(experiment, [softmax, iif, missing], [0, 1, 2]).splitlines()
+    found = benchmark.measured(experiment, [softmax, iif, missing], [0, 1, 2])
+    lines = benchmark.table(found).splitlines()
     assert [cells(line)[0] for line in lines[2:]] == ["softmax", "IIF raw"]
     three = ["12.0 ± 2.0", "-", "6.0 ± 1.0", "24.0 ± 4.0", "13.0 ± 2.0", "1.00 ± 0.00"]
     assert cells(lines[2]) == ["softmax", "3", *three]
     assert cells(lines[3]) == ["IIF raw", "1", "20.0", "-", "10.0", "40.0", "21.0", "0.25"]
+    panels = benchmark.plot(found).axes
+    assert [label.get_text() for label in panels[0].get_yticklabels()] == ["softmax", "IIF raw"]
+    dots = [dot.get_offsets()[:, 0].tolist() for dot in panels[0].collections]
+    assert dots == [[10.0, 12.0, 14.0], [20.0]]
 
 
 def test_changed_results_are_counted_again(benchmark, experiment, glyphs_dir):
@@ -90,6 +97,28 @@ def test_a_finished_run_is_not_done_again(benchmark, experiment, monkeypatch):
     experiment.run(method, 1)
     assert len(called) == 1
     assert {"--resume", "SEED"} <= set(called[0][0])
+
+
+def test_a_run_that_two_jobs_need_is_done_once(benchmark, experiment, monkeypatch):
+    """A decoupled run starts from the softmax run, which another job is at."""
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    started = []
+
+    def train(mode, method, seed, *overrides):
+        started.append((method.name, *overrides))
+        time.sleep(0.2)
+        finish(experiment, method, seed, 1.0, [])
+
+    monkeypatch.setattr(experiment, "_train_net", train)
+    softmax = benchmark.Method("softmax")
+    decoupled = benchmark.Method("decoupled", benchmark.iif(), "decoupled")
+    with ThreadPoolExecutor(2) as pool:
+        for job in [pool.submit(experiment.run, m, 0) for m in (softmax, decoupled)]:
+            job.result()
+    assert [name for name, *_ in started] == ["softmax", "decoupled"]
+    options = started[1][1:]
+    assert options[options.index("SOLVER.MAX_ITER") + 1] == 700 // 3
+    assert options[options.index("SOLVER.STEPS") + 1] == (10_000,)
 
 
 def test_names_and_folders_are_distinct(benchmark):

@@ -96,14 +96,16 @@ def test_instances_count_among_the_annotated_images(path):
 
 def test_a_missing_image_is_named(path):
     (path.parent / "images" / "003.png").unlink()
-    with pytest.raises(InputError, match=r"1 of its 8 images are missing .*003\.png"):
+    with pytest.raises(InputError, match=r"003\.png: no such image.*1 of the 8 images of"):
         DetectionImages(load_annotations(path), path.parent / "images")
 
 
 def test_an_image_of_another_size_is_named(path):
     Image.new("RGB", (30, 20)).save(path.parent / "images" / "007.png")
     images = DetectionImages(load_annotations(path), path.parent / "images")
-    with pytest.raises(InputError, match=r"007\.png: is 30 x 20 px, but .* says 64 x 64"):
+    with pytest.raises(
+        InputError, match=r"007\.png: 30 x 20 pixels, but the annotations say 64 x 64"
+    ):
         images[0]
 
 

@@ -248,6 +248,27 @@ class TestEvaluation:
         )
         assert summary["dataset"]["exhaustive"] is True
 
+    def test_a_loaded_model_goes_to_the_device_of_the_evaluation(self, data, trained, monkeypatch):
+        seen = []
+
+        def predict(model, images, category_ids, device, **options):
+            seen.append((next(model.parameters()).device.type, device.type))
+
+        monkeypatch.setattr("iif.tv.inference.predict", predict)
+        monkeypatch.setattr("iif.tv.inference.pick_device", lambda name: torch.device("meta"))
+        evaluate(load(trained[0]), data, data.parent / "images", trained[0] / "unused")
+        assert seen == [("meta", "meta")]
+
+    def test_faster_rcnn_needs_no_masks(self, data, tmp_path):
+        content = json.loads(data.read_text())
+        for annotation in content["annotations"]:
+            del annotation["segmentation"]
+        boxes = tmp_path / "boxes.json"
+        boxes.write_text(json.dumps(content))
+        config = tiny_config(model="fasterrcnn_mobilenet_v3_large_320_fpn", iterations=1)
+        train(boxes, data.parent / "images", tmp_path / "out", config, device="cpu")
+        assert (tmp_path / "out" / "model_final.pth").is_file()
+
     def test_faster_rcnn_is_evaluated_on_boxes(self, data, tmp_path):
         config = tiny_config(
             model="fasterrcnn_mobilenet_v3_large_320_fpn", iterations=1, min_size=(64,)
@@ -364,8 +385,23 @@ class TestBadInput:
     def test_a_cut_off_checkpoint(self, trained, tmp_path):
         content = (trained[0] / "model_final.pth").read_bytes()
         (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
-        with pytest.raises(InputError, match=r"cut\.pth: not a checkpoint, or cut off"):
+        with pytest.raises(InputError, match=r"cut\.pth: not a checkpoint .* or cut off"):
             load(tmp_path / "cut.pth")
+
+    @pytest.mark.parametrize("text", ["hello world\n", "a,b,c\n1,2,3\n", "epoch 1", ""])
+    def test_a_text_file(self, tmp_path, text):
+        (tmp_path / "log.pth").write_text(text)
+        with pytest.raises(InputError, match=r"log\.pth: not a checkpoint that iif"):
+            load(tmp_path / "log.pth")
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_an_image_that_is_none(self, data, tmp_path, workers):
+        shutil.copytree(data.parent, tmp_path / "data")
+        for path in (tmp_path / "data" / "images").iterdir():
+            path.write_text("no image")
+        config = tiny_config(workers=workers, cache_images=False)
+        with pytest.raises(InputError, match=r"^/\S+png: cannot be read as an image"):
+            run(tmp_path / "data" / data.name, tmp_path / "out", config)
 
     def test_another_file(self, tmp_path):
         torch.save({"model": {}}, tmp_path / "other.pth")

@@ -11,6 +11,7 @@ from PIL import Image, ImageColor
 from helpers_compare import SIZE, make_gt, make_results, write
 from iif.cli import main
 from iif.data.annotations import load_annotations
+from iif.data.images import find_images, read_image
 from iif.evaluation import false_positives
 from iif.evaluation.false_positives import ERROR_TYPES
 from iif.evaluation.scenes import KINDS, Scene, SceneObject
@@ -21,9 +22,7 @@ from iif.report.pictures import (
     PANEL_SIDE,
     PanelObject,
     draw_scene,
-    find_images,
     label_of,
-    load_image,
     place_labels,
 )
 
@@ -277,11 +276,10 @@ def test_a_missing_image_is_refused_before_the_results_are_read(files, capsys, m
 
 def test_an_image_of_another_size_is_refused(files):
     path = files / "images" / "val" / "0010.png"
-    scene = Scene(0, 10, "val/0010.png", *SIZE, [1], [], [[]])
-    assert load_image(path, scene).shape == (*SIZE, 3)
+    assert read_image(path, *SIZE).shape == (*SIZE, 3)
     Image.new("RGB", (50, 60)).save(path)
     with pytest.raises(InputError, match="50 x 60 pixels, but the annotations say 128 x 96"):
-        load_image(path, scene)
+        read_image(path, *SIZE)
     path.write_text("no image")
     with pytest.raises(InputError, match="cannot be read as an image"):
-        load_image(path, scene)
+        read_image(path, *SIZE)

@@ -22,7 +22,9 @@ echo "Installing the packages of requirements.txt into $folder (torch is large; 
 if ! "$folder/bin/python" -c "import cv2" 2>/dev/null; then
     echo "opencv-python does not load here (no libGL?): using opencv-python-headless instead"
     "$folder/bin/python" -m pip uninstall --quiet --yes opencv-python
-    "$folder/bin/python" -m pip install --quiet opencv-python-headless
+    # Removing the one took files of the other, if that was there.
+    "$folder/bin/python" -m pip install --quiet --force-reinstall --no-deps \
+        "opencv-python-headless==$(sed -n 's/^opencv-python==//p' requirements.txt)"
 fi
 
 tools/install_detectron2.sh "$folder/bin/python"

@@ -169,7 +169,8 @@ def _add_evaluate(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--train-json",
         metavar="FILE",
-        help="training annotations to count rare, common and frequent categories from",
+        help="training annotations to count rare, common and frequent categories from, where the "
+        "annotation file does not name them (COCO-format)",
     )
     parser.set_defaults(run=_run_evaluate)
 
@@ -256,7 +257,11 @@ def _add_false_positives(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--exhaustive", action="store_true", help="COCO-format: all categories verified everywhere"
     )
-    parser.add_argument("--train-json", help="training annotations, to count frequency groups")
+    parser.add_argument(
+        "--train-json",
+        metavar="FILE",
+        help="training annotations to count frequency groups from, where --gt has none",
+    )
     pictures = parser.add_argument_group("pictures")
     pictures.add_argument(
         "--num-images",
@@ -289,6 +294,7 @@ def _add_false_positives(commands: argparse._SubParsersAction) -> None:
 
 def _run_false_positives(args: argparse.Namespace) -> None:
     from iif.data.annotations import load_annotations
+    from iif.data.images import find_images
     from iif.evaluation import false_positives as fp
     from iif.evaluation import scenes as sc
     from iif.frequency import ClassFrequency
@@ -296,7 +302,7 @@ def _run_false_positives(args: argparse.Namespace) -> None:
 
     paths = [args.baseline, args.results] if args.baseline else [args.results]
     names = args.names or ["baseline", "IIF"][-len(paths) :]
-    if len(set(names)) != len(paths):
+    if len(names) != len(paths) or len(set(names)) != len(names):
         raise InputError(f"--names: {len(paths)} different names are needed, one for each run")
     fp.check_recall(args.recall)
     frequency = ClassFrequency.from_json(args.train_json) if args.train_json else None
@@ -307,7 +313,7 @@ def _run_false_positives(args: argparse.Namespace) -> None:
     categories = sc.find_categories(gt, args.category, args.group)
     sc.check_image_ids(gt, args.image_id or [])
     if args.images:
-        images, draw_panel = pictures.find_images(gt, args.images), _panel_drawer()
+        images, draw_panel = find_images(gt, args.images), _panel_drawer()
 
     runs = fp.load_runs(gt, dict(zip(names, paths, strict=True)), iou_type=iou_type)
     analysis = fp.analyse(gt, runs, recall=args.recall)
@@ -327,6 +333,8 @@ def _run_false_positives(args: argparse.Namespace) -> None:
         folder = Path(args.output, "visualizer")
         kind = {"bbox": "box", "segm": "mask"}[analysis.iou_type]
         subtitle = f"At recall {args.recall:g} of each category, {kind} IoU 0.5"
+        if args.type:
+            subtitle += f"; chosen by {', '.join(dict.fromkeys(args.type))} errors alone"
         pictures.save_pictures(scenes, names, images, folder, draw_panel, subtitle=subtitle)
         print(f"Pictures: {folder} ({len(scenes)})")
     if args.html:
@@ -365,7 +373,11 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
         "--bootstrap", type=_count, default=1000, metavar="N", help="replicates (default 1000)"
     )
     parser.add_argument("--seed", type=_count, default=0, help="of the bootstrap (default 0)")
-    parser.add_argument("--train-json", help="training annotations, to count frequency groups")
+    parser.add_argument(
+        "--train-json",
+        metavar="FILE",
+        help="training annotations to count frequency groups from, where --gt has none",
+    )
     parser.set_defaults(run=_run_report)
 
 

@@ -12,11 +12,13 @@ import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Annotated, Any, TypeVar
 
 import msgspec
 
 T = TypeVar("T")
+# An id of an annotation file: what int64 holds.
+Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 # Distributions whose versions can change a result.
 _RELEVANT_DISTRIBUTIONS = (
@@ -47,7 +49,8 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary file beside ``path`` and rename it to ``path`` when the block succeeds.
 
-    Folders on the way are created. When the block raises, the temporary file is removed and
+    Folders on the way are created, and a link is followed. What is no file but a device or a pipe
+    (/dev/null) is written to directly. When the block raises, the temporary file is removed and
     whatever ``path`` held before is left as it was.
 
     Args:
@@ -56,9 +59,13 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     """
     if mode not in ("w", "wb"):
         raise ValueError(f'mode is {mode!r}; it must be "w" or "wb"')
-    target = Path(path)
+    target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
+    if target.exists() and not target.is_file() and not target.is_dir():
+        with open(target, mode, **text) as f:  # type: ignore[call-overload]
+            yield f
+        return
     descriptor, temporary = tempfile.mkstemp(
         dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"
     )

@@ -7,13 +7,13 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iif.files import InputError, read_json, sha256_file, write_json
+from iif.files import Id, InputError, read_json, sha256_file, write_json
 
 # LVIS's frequency groups: a rare class is shown by at most 10 training images, a common one by at
 # most 100, a frequent one by more (LVIS, arXiv 1908.03195, section 5.1).
@@ -302,21 +302,18 @@ class ClassFrequency:
         )
 
 
-_Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]  # what int64 holds
-
-
 class _Image(msgspec.Struct, gc=False):
-    id: _Id
+    id: Id
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    id: _Id
-    image_id: _Id
-    category_id: _Id
+    id: Id
+    image_id: Id
+    category_id: Id
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: _Id
+    id: Id
     name: str
     image_count: int | None = None
 

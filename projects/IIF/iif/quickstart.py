@@ -306,13 +306,14 @@ def _train_detectron2(demo: Demo, variant: str, data: Path, run: Path) -> None:
 def _compare(folder: Path, data: Path, engine: str) -> Path:
     """Do the steps after training; they take seconds, and are done anew each time."""
     from iif.data.annotations import load_annotations
+    from iif.data.images import find_images
     from iif.evaluation import false_positives as fp
     from iif.evaluation.compare import compare
     from iif.evaluation.scenes import choose_scenes
     from iif.report.build import build_report, find_results
     from iif.report.comparison_plots import save_comparison
     from iif.report.html import write_report
-    from iif.report.pictures import find_images, save_pictures
+    from iif.report.pictures import save_pictures
 
     names = [name for name, _ in RUNS.values()]
     runs = [folder / run for run in RUNS]

@@ -105,7 +105,7 @@ def iif_weights(
             stacklevel=2,
         )
         weights = torch.where(low, floor, weights)
-    _refuse_unusable(weights, counts, frequency, variant, count_by)
+    _refuse_unusable(weights, counts, frequency, variant, count_by, clamped=nonpositive == "clamp")
     return weights
 
 
@@ -122,7 +122,13 @@ def _counts(frequency: ClassFrequency, count_by: str) -> tuple[np.ndarray, int]:
 
 
 def _refuse_unusable(
-    weights: Tensor, counts: np.ndarray, frequency: ClassFrequency, variant: str, count_by: str
+    weights: Tensor,
+    counts: np.ndarray,
+    frequency: ClassFrequency,
+    variant: str,
+    count_by: str,
+    *,
+    clamped: bool,
 ) -> None:
     wrong = np.flatnonzero(~(weights.isfinite() & (weights > 0)))
     if not len(wrong):
@@ -130,14 +136,14 @@ def _refuse_unusable(
     remedies = []
     if (counts[wrong] == 0).any():
         remedies.append('count a class that was never seen as seen once with zero_count "clamp"')
-    if (counts[wrong] > 0).any():
+    if (counts[wrong] > 0).any() and not clamped:
         remedies.append('raise it to the smallest positive weight with nonpositive "clamp"')
     value = weights[wrong[0]].item()
     others = f" (and {len(wrong) - 1} more classes)" if len(wrong) > 1 else ""
     raise InputError(
         f"{frequency.source}: the {variant} weight by {count_by} of class "
         f"{frequency.describe(wrong[0])} is {value:.6g}{others}; it must be finite and positive: "
-        f"{', '.join(remedies)}, or take another variant"
+        f"{', or '.join([*remedies, 'take another variant'])}"
     )
 
 

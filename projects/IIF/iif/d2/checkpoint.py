@@ -22,7 +22,7 @@ from iif.logits import PostHocIIFLogits
 _STOCK_HEADS = {"IIFROIHeads": "StandardROIHeads", "IIFCascadeROIHeads": "CascadeROIHeads"}
 
 
-class _StrictCheckpointer(DetectionCheckpointer):
+class StrictCheckpointer(DetectionCheckpointer):
     """Raises InputError where a parameter of the model would keep its random initial value."""
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
@@ -31,8 +31,8 @@ class _StrictCheckpointer(DetectionCheckpointer):
         if faults:
             raise InputError(
                 f"{self.file}: does not fit the configuration: {len(faults)} parameters are "
-                f"missing or of another shape, among them {faults[0]}; give the model's own "
-                "config.yaml"
+                f"missing or of another shape, among them {faults[0]}; give a checkpoint of the "
+                "whole model, and its own config.yaml"
             )
         super()._log_incompatible_keys(incompatible)
 
@@ -50,7 +50,7 @@ def load_model(cfg: CfgNode, weights: str) -> Any:
     if "://" not in weights and not PathManager.isfile(weights):
         raise InputError(f"{weights}: no such file; give a checkpoint (.pth)")
     model = build_model(cfg).eval()
-    _StrictCheckpointer(model).load(weights)
+    StrictCheckpointer(model).load(weights)
     return model
 
 

@@ -66,6 +66,18 @@ class AnnotationFile(Header):
     annotations: list[Annotation]  # type: ignore[assignment]
 
 
+class _Mask(msgspec.Struct, gc=False):
+    """The mask of an annotation."""
+
+    id: int
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+    iscrowd: int = 0
+
+
+class _Masks(msgspec.Struct):
+    annotations: list[_Mask] = []
+
+
 _WHAT = "an LVIS- or COCO-format annotation file"
 
 
@@ -251,6 +263,31 @@ def annotation_file(name: str, key: str) -> str | None:
     if path is not None and not os.path.isfile(path):
         raise InputError(f"{key}: data set {name!r}: no such file {path}; {_remedy(metadata)}")
     return path
+
+
+def check_masks(name: str, key: str, mask_format: str) -> None:
+    """Check that Detectron2 can train masks on a data set of ``DATASETS.CUSTOM``.
+
+    Args:
+        name: of the data set.
+        key: the configuration key that names it, for messages.
+        mask_format: INPUT.MASK_FORMAT.
+
+    Raises:
+        InputError: an annotation, crowds apart, has no mask, or an RLE where polygons are needed.
+    """
+    if not MetadataCatalog.get(name).get("custom", False):
+        return
+    path = annotation_file(name, key)
+    for annotation in read_json(path or "", _Masks, what=_WHAT).annotations:
+        if annotation.iscrowd:
+            continue
+        start = bytes(memoryview(annotation.segmentation)[:4])
+        where = f"{key}: data set {name!r}: annotation {annotation.id} of {path}"
+        if start == b"null" or start.replace(b" ", b"") == b"[]":
+            raise InputError(f"{where} has no mask; set MODEL.MASK_ON False to do without masks")
+        if start.startswith(b"{") and mask_format == "polygon":
+            raise InputError(f"{where} has an RLE as its mask; set INPUT.MASK_FORMAT bitmask")
 
 
 def _remedy(metadata: Metadata) -> str:

@@ -60,6 +60,7 @@ class IIFCascadeROIHeads(CascadeROIHeads):
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         agnostic = cfg.clone()
+        agnostic.defrost()
         agnostic.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG = True  # Detectron2 asserts it
         heads = super()._init_box_head(agnostic, input_shape)
         last = len(heads["box_predictors"]) - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,6 @@ import detectron2.engine.defaults
 import msgspec
 import torch
 import yaml
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
     MetadataCatalog,
@@ -39,8 +39,9 @@ from detectron2.utils.logger import setup_logger
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from iif.d2.checkpoint import StrictCheckpointer
 from iif.d2.config import add_iif_config
-from iif.d2.datasets import check_dataset, read_header, register_custom_datasets
+from iif.d2.datasets import check_dataset, check_masks, read_header, register_custom_datasets
 from iif.d2.decoupled import freeze_all_but_classifier
 from iif.d2.evaluator import IIFEvaluator
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
@@ -95,8 +96,17 @@ class IIFTrainer(DefaultTrainer):
             iou_types=("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
             frequency=_training_frequency(cfg),
             test_settings=test_settings(cfg),
-            config=yaml.safe_load(cfg.dump()),
+            config=_finite(yaml.safe_load(cfg.dump())),
         )
+
+
+def _finite(value: Any) -> Any:
+    """Return nested values with infinities, which JSON has not, as text."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager
@@ -161,6 +171,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     for part in dict.fromkeys([needed, "TEST"]):
         for name in cfg.DATASETS[part]:
             check_dataset(name, f"DATASETS.{part}", cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    if cfg.MODEL.MASK_ON and not args.eval_only:
+        for name in cfg.DATASETS.TRAIN:
+            check_masks(name, "DATASETS.TRAIN", cfg.INPUT.MASK_FORMAT)
     _check_model(cfg)
     for name in cfg.DATASETS.TEST:
         _check_annotations(cfg, name)
@@ -197,7 +210,8 @@ def _check_processes(args: argparse.Namespace, cfg: CfgNode) -> None:
         raise InputError(
             f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}"
         )
-    processes = args.num_gpus * args.num_machines
+    # For another number of processes than the reference's Detectron2 scales the batch.
+    processes = cfg.SOLVER.REFERENCE_WORLD_SIZE or args.num_gpus * args.num_machines
     if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % max(processes, 1):
         raise InputError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {processes} processes "
@@ -264,7 +278,14 @@ def _check_annotations(cfg: CfgNode, name: str) -> None:
         )
     header = read_header(path)
     if header.annotated:
-        load_annotations(path, exhaustive=not header.federated, frequency=_training_frequency(cfg))
+        if cfg.MODEL.MASK_ON:
+            check_masks(name, "DATASETS.TEST", "bitmask")
+        load_annotations(
+            path,
+            exhaustive=not header.federated,
+            masks=cfg.MODEL.MASK_ON,
+            frequency=_training_frequency(cfg),
+        )
 
 
 class _Dataset(msgspec.Struct):
@@ -323,7 +344,7 @@ def _train_or_evaluate(args: argparse.Namespace, cfg: CfgNode) -> None:
     _log_choices(cfg)
     if args.eval_only:
         model = IIFTrainer.build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+        StrictCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
             cfg.MODEL.WEIGHTS, resume=args.resume
         )
         results = IIFTrainer.test(cfg, model)

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iif.files import InputError, read_json, sha256_file
+from iif.files import Id, InputError, read_json, sha256_file
 from iif.frequency import ClassFrequency
 
 _LVIS = "an LVIS-format annotation file"
@@ -21,26 +21,26 @@ _GROUPS = ("r", "c", "f")
 class AnnotatedImage(msgspec.Struct, gc=False):
     """An image of an annotation file; the lists of category ids are LVIS's alone."""
 
-    id: int
+    id: Id
     height: int
     width: int
     file_name: str | None = None
     coco_url: str | None = None
-    neg_category_ids: list[int] | None = None
-    not_exhaustive_category_ids: list[int] | None = None
+    neg_category_ids: list[Id] | None = None
+    not_exhaustive_category_ids: list[Id] | None = None
 
 
 class _Category(msgspec.Struct, gc=False):
-    id: int
+    id: Id
     name: str
     frequency: str | None = None
     image_count: int | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
-    id: int
-    image_id: int
-    category_id: int
+    id: Id
+    image_id: Id
+    category_id: Id
     bbox: tuple[float, float, float, float]
     area: float
     ignore: int | bool = 0
@@ -214,7 +214,7 @@ def load_annotations(
     image_ids = _unique_ids(images, f"{source}: images")
     category_ids = _unique_ids(categories, f"{source}: categories")
     if not exhaustive:
-        _require_lvis_keys(source, images, categories)
+        _require_lvis_keys(source, images)
     groups, image_count = _frequency(source, categories, category_ids, exhaustive, frequency)
 
     annotations: Sequence[_Annotation] = content.annotations
@@ -253,7 +253,7 @@ def image_file(source: str, image: AnnotatedImage) -> str:
     """Return where an image lies in the image folder: its ``file_name``, or the end of its URL.
 
     LVIS v1 names its images by ``coco_url`` alone, of which the last two parts count. LVIS v0.5 has
-    ``file_name``, too, but those of COCO 2014 (COCO_val2014_...), where the images are COCO 2017's.
+    ``file_name``, too, but COCO 2014's (COCO_val2014_...) of images whose URL is COCO 2017's.
 
     Args:
         source: the annotation file, for the message.
@@ -263,8 +263,10 @@ def image_file(source: str, image: AnnotatedImage) -> str:
         InputError: the image has neither.
     """
     name, url = image.file_name, image.coco_url
-    if url is not None and (name is None or name.startswith("COCO_")):
-        return "/".join(url.split("/")[-2:])
+    if url is not None:
+        *_, folder, file = url.split("/")
+        if name is None or (name.startswith("COCO_") and name != file):
+            return f"{folder}/{file}"
     if name is None:
         raise InputError(
             f"{source}: image {image.id} has neither file_name nor coco_url; add one of them"
@@ -272,16 +274,13 @@ def image_file(source: str, image: AnnotatedImage) -> str:
     return name
 
 
-def _require_lvis_keys(
-    source: str, images: list[AnnotatedImage], categories: list[_Category]
-) -> None:
+def _require_lvis_keys(source: str, images: list[AnnotatedImage]) -> None:
     lacking = [
         f"image {image.id} has no {key}"
         for key in ("neg_category_ids", "not_exhaustive_category_ids")
         for image in images
         if getattr(image, key) is None
     ]
-    lacking += [f"category {c.id} has no frequency" for c in categories if c.frequency is None]
     if lacking:
         raise InputError(
             f"{source}: not {_LVIS}: {lacking[0]}"
@@ -313,13 +312,17 @@ def _frequency(
                 "same data set"
             )
         image_count = training.image_count[rows].astype(np.int64)
-        if exhaustive:
-            groups = training.groups[rows].tolist()
+        counted = training.groups[rows].tolist()
+        groups = [
+            own if own is not None and not exhaustive else other
+            for own, other in zip(groups, counted, strict=True)
+        ]
     for category, group in zip(categories, groups, strict=True):
         if group is None:
             raise InputError(
                 f"{source}: category {category.id} has no frequency (r, c or f); give the "
-                "training annotations to count it from with --train-json"
+                "training annotations to count it from (iif: --train-json; train_net.py: "
+                "MODEL.IIF.FREQUENCY_FILE)"
             )
         if group not in _GROUPS:
             raise InputError(

@@ -314,15 +314,25 @@ class _Artist:
 
     def __call__(self, plan: _ImagePlan) -> list[dict[str, Any]]:
         """Draw and save an image; return its annotations, without their ids."""
-        image, glyphs = self.draw(plan)
+        for attempt in range(_ATTEMPTS):
+            image, glyphs = self.draw(plan, attempt)
+            annotations = list(_annotate(plan, glyphs))
+            if all(annotation["area"] for annotation in annotations):
+                break
+        else:
+            raise InputError(
+                f"image_size {self.settings.image_size} is too small for all characters of an "
+                "image to be seen; choose a larger one"
+            )
         Image.fromarray(image).save(
             self.folder / plan.file_name, quality=_JPEG_QUALITY, subsampling=0
         )
-        return list(_annotate(plan, glyphs))
+        return annotations
 
-    def draw(self, plan: _ImagePlan) -> tuple[NDArray[np.uint8], list[_Glyph]]:
+    def draw(self, plan: _ImagePlan, attempt: int = 0) -> tuple[NDArray[np.uint8], list[_Glyph]]:
         """Return the image (S, S, 3) and what is visible of its glyphs, the first drawn first."""
-        rng = np.random.default_rng([self.settings.seed, plan.image_id])
+        again = [attempt] if attempt else []
+        rng = np.random.default_rng([self.settings.seed, plan.image_id, *again])
         size = self.settings.image_size
         canvas, colours = _background(size, rng)
         glyphs: list[_Glyph] = []
@@ -445,13 +455,19 @@ def _paint(
 
 
 def _annotate(plan: _ImagePlan, glyphs: Sequence[_Glyph]) -> Iterator[dict[str, Any]]:
-    """Yield LVIS annotations of the planned number of glyphs of each category."""
+    """Yield LVIS annotations of the planned number of glyphs of each category.
+
+    One with no part large enough to be outlined has area 0.
+    """
     left = {pair.category: pair.annotated for pair in plan.pairs}
     for glyph in glyphs:
         if not left[glyph.category]:
             continue
         left[glyph.category] -= 1
         polygons = coverage_to_polygons(glyph.coverage)
+        if not polygons:
+            yield {"area": 0.0}
+            return
         xy = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in polygons])
         corner, extent = xy.min(axis=0), np.ptp(xy, axis=0)
         # The area is that of the mask which the polygons stand for, not of the drawn pixels.

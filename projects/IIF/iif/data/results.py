@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from iif.data.annotations import Annotations
 from iif.data.rle import FAULTS, RLEs, from_runs
-from iif.files import InputError, atomic_write
+from iif.files import Id, InputError, atomic_write
 
 IouType = Literal["bbox", "segm"]
 IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
@@ -42,17 +42,16 @@ _JSON_SPACE = b" \t\r\n"
 _SPACE = re.compile(r"[ \t\r\n]*")
 _GAP = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
 _JSON = json.JSONDecoder()
-_Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class _Rle(msgspec.Struct, gc=False):
-    size: tuple[_Id, _Id]
-    counts: str | list[_Id]
+    size: tuple[Id, Id]
+    counts: str | list[Id]
 
 
 class _Row(msgspec.Struct, gc=False):
-    image_id: _Id
-    category_id: _Id
+    image_id: Id
+    category_id: Id
     score: float
     bbox: tuple[float, float, float, float] | None = None
 
@@ -62,8 +61,8 @@ class _MaskRow(_Row, gc=False):
 
 
 class _Keys(msgspec.Struct):
-    bbox: msgspec.Raw = msgspec.Raw(b"null")
-    segmentation: msgspec.Raw = msgspec.Raw(b"null")
+    bbox: Any = None
+    segmentation: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +142,7 @@ def available_iou_types(path: str | os.PathLike[str]) -> tuple[IouType, ...]:
     for _, rows in _decoded(os.fspath(path), _Keys, hashlib.sha256(), progress=False):
         if rows:
             keys = {"bbox": rows[0].bbox, "segm": rows[0].segmentation}
-            return tuple(t for t in IOU_TYPES if bytes(keys[t]) != b"null")
+            return tuple(t for t in IOU_TYPES if keys[t] is not None)
     return IOU_TYPES
 
 

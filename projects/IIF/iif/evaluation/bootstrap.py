@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from iif.evaluation.matching import Matches
+from iif.evaluation.metrics import RECALL_THRESHOLDS
 
 # Columns of the replicates: mean AP over all categories and over each frequency group.
 GROUP_METRICS = ("AP", "APr", "APc", "APf")
-_RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
 
 def paired_bootstrap(
@@ -134,7 +134,7 @@ def _average_precision(  # type: ignore[no-untyped-def]
     longest = np.max(np.diff(category_offsets)) if num_categories else 0
     seen = np.empty(longest, np.int64)
     recall, precision = np.empty(longest), np.empty(longest)
-    thresholds = _RECALL_THRESHOLDS
+    thresholds = RECALL_THRESHOLDS
     ap = np.full(num_categories, np.nan)
     for c in range(num_categories):
         if num_gt[c] == 0:

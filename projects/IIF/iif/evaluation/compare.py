@@ -279,6 +279,8 @@ class Comparison:
         )
 
     def _interval_note(self) -> str:
+        if len(self.runs) == 1:
+            return "One run: no differences, and no intervals."
         if not self.replicates:
             return "No intervals: see the notes."
         return (
@@ -354,12 +356,15 @@ def compare(
 
     Raises:
         InputError: a summary is missing or malformed, or runs were evaluated differently (data set,
-            test settings that both know, cap on detections); the message names the difference.
+            frequency groups, test settings that both know, cap on detections), or names are not
+            given for all or not different; the message names the fault.
     """
     if not paths:
         raise InputError("a comparison needs a run: give an evaluation summary or its folder")
     if names is not None and len(names) != len(paths):
         raise InputError(f"{len(names)} names for {len(paths)} runs; give one for each")
+    if names is not None and len(set(names)) != len(names):
+        raise InputError(f"the names {', '.join(names)} are not different; give each run its own")
     files = [find_summary(path) for path in paths]
     summaries = [_read_summary(path) for path in files]
     labels = list(names) if names is not None else _default_names(files)
@@ -374,7 +379,7 @@ def compare(
         notes += _setting_notes(pairs) + _same_results_notes(pairs)
 
     replicates = {}
-    if bootstrap:
+    if bootstrap and len(pairs) > 1:
         matches, missing = _load_all_matches(files, summaries, labels, iou_types)
         notes += missing
         if not missing:
@@ -389,7 +394,7 @@ def compare(
                     seed=seed,
                     progress=progress,
                 )
-    else:
+    elif len(pairs) > 1:
         notes.append("no intervals: the bootstrap was turned off.")
 
     dataset = summaries[0].dataset
@@ -487,6 +492,14 @@ def _refuse_differences(a: tuple[str, _Summary], b: tuple[str, _Summary]) -> Non
     check("the number of categories", len(ids_a), len(ids_b), remedy)
     if ids_a != ids_b:
         raise InputError(f"{name_a} and {name_b} cannot be compared: category ids differ; {remedy}")
+    for row_a, row_b in zip(summary_a.per_category, summary_b.per_category, strict=True):
+        check(
+            f"the frequency group of category {row_a.id}",
+            row_a.frequency,
+            row_b.frequency,
+            "evaluate both with the counts of the same training annotations (iif evaluate "
+            "--train-json)",
+        )
     remedy = "evaluate both in the same way"
     check("exhaustive annotation", data_a.exhaustive, data_b.exhaustive, remedy)
     evaluation_a, evaluation_b = summary_a.evaluation, summary_b.evaluation

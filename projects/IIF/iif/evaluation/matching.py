@@ -267,17 +267,14 @@ def find_overlaps(
     return Overlaps(area, verified, exempt, by_image, image_offsets, starts, entries, iou)
 
 
-def save_matches(
-    path: str | os.PathLike[str], matches: Mapping[IouType, Matches], gt: Annotations
-) -> None:
+def save_matches(path: str | os.PathLike[str], matches: Mapping[IouType, Matches]) -> None:
     """Write ``eval_matches.npz``: all of `Matches` but what is by detection (D).
 
     Args:
         path: the file to write, whole or not at all.
         matches: by IoU type.
-        gt: the annotations; their hash is written too.
     """
-    arrays: dict[str, Any] = {"format": np.array(_FORMAT), "dataset_sha256": np.array(gt.sha256)}
+    arrays: dict[str, Any] = {"format": np.array(_FORMAT)}
     for iou_type, m in matches.items():
         stored = {
             "rows": m.rows,

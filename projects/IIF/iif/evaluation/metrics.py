@@ -21,7 +21,6 @@ METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"),
     *(f"AR{area}@{MAX_DETECTIONS}" for area in ("", "s", "m", "l")),
 )
-PER_CATEGORY_METRICS = ("AP", "AP50", f"AR@{MAX_DETECTIONS}")
 
 
 def compute_metrics(

@@ -71,12 +71,17 @@ class Scene:
     @property
     def reason(self) -> str:
         """What is to be seen ("3 false positives removed")."""
-        count = f"{abs(self.change)} false positive{'' if abs(self.change) == 1 else 's'}"
-        if len(self.false_positives) == 1:
+        first, *later = self.false_positives
+        count = _number_of(abs(self.change))
+        if not later:
             return count
         if self.change == 0:
-            return f"{self.false_positives[0]} false positives in both"
+            return f"{_number_of(first)} in both"
         return f"{count} {'added' if self.change > 0 else 'removed'}"
+
+
+def _number_of(false_positives: int) -> str:
+    return f"{false_positives} false positive{'' if false_positives == 1 else 's'}"
 
 
 def choose_scenes(

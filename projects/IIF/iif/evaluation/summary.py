@@ -72,7 +72,8 @@ def evaluate_files(
         output_dir: the folder to write to.
         outcomes: write the outcome and error type of each detection.
         exhaustive: every category is verified in every image, as in COCO.
-        train_json: training annotations to count the frequency groups from.
+        train_json: training annotations to count the frequency groups from, where the annotation
+            file has none (COCO-format).
         frequency: the same counts, already counted.
         dataset_name: as recorded; by default the annotation file's name.
         test_settings: the model's score_threshold, nms_threshold and detections_per_image, as far
@@ -157,7 +158,7 @@ def evaluate_files(
             write_outcomes(path, gt, detections, matches[iou_type], progress)
         else:
             path.unlink(missing_ok=True)
-    save_matches(folder / MATCHES_FILE, matches, gt)
+    save_matches(folder / MATCHES_FILE, matches)
     write_json(folder / SUMMARY_FILE, summary)
     return summary
 

@@ -11,7 +11,7 @@ from iif.data.results import Detections, load_results
 from iif.evaluation.compare import Comparison, RunInfo, compare
 from iif.evaluation.false_positives import FalsePositiveAnalysis, Run, analyse, check_recall
 from iif.evaluation.matching import match
-from iif.files import InputError
+from iif.files import InputError, sha256_file
 from iif.frequency import ClassFrequency
 from iif.report.crops import MAX_CROPS, Crop, crops_note, make_crops
 from iif.report.html import Report
@@ -87,9 +87,12 @@ def find_results(run: RunInfo) -> Path:
             "iif evaluate"
         )
     beside = Path(run.summary).parent / Path(run.results).name
-    for path in (Path(run.results), beside):
-        if path.is_file():
-            return path
+    found = [path for path in (beside, Path(run.results)) if path.is_file()]
+    # Of two, the other may be what was evaluated: a folder may have been copied or trained into.
+    if len(found) > 1 and not found[0].samefile(found[1]):
+        found.sort(key=lambda path: sha256_file(path) != run.results_sha256)
+    if found:
+        return found[0]
     raise InputError(
         f"{run.results}: no such result file, nor {beside}; put back the file that {run.summary} "
         "was evaluated from"
@@ -113,6 +116,13 @@ def _load_ground_truth(
             f"{gt.sha256[:12]}, in {comparison.runs[0].summary} {comparison.dataset.sha256[:12]}); "
             "give that file with --gt, or evaluate the runs again"
         )
+    for row, group in zip(comparison.categories, gt.frequency, strict=True):
+        if row.frequency != group:
+            raise InputError(
+                f"category {row.id} is in frequency group {group} by the training annotations "
+                f"{train_json}, and was evaluated in group {row.frequency}; give --train-json as "
+                "for the evaluation"
+            )
     return gt
 
 

@@ -14,10 +14,10 @@ from pycocotools import mask as mask_util
 from tqdm import tqdm
 
 from iif.data.annotations import Annotations
+from iif.data.images import find_images, read_image
 from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis, Run
 from iif.evaluation.scenes import KINDS, Scene, SceneObject, choose_scenes, kinds, shown
 from iif.report.outlines import mask_path
-from iif.report.pictures import find_images, load_image
 
 # A crop is shown about 370 CSS pixels wide; these keep 200 of them well below 20 MB in base64.
 MAX_CROPS = 200
@@ -65,7 +65,7 @@ class Crop:
     """One picture with a panel per run and one for the ground truth.
 
     Attributes:
-        image_id, file_name: the image it was cut from.
+        image_id: the image it was cut from.
         window: the part of the image that it shows.
         width, height: of the embedded picture.
         jpeg: its bytes.
@@ -77,7 +77,6 @@ class Crop:
     """
 
     image_id: int
-    file_name: str
     window: Window
     width: int
     height: int
@@ -129,7 +128,7 @@ def make_crops(
     scenes = choose_scenes(analysis, gt, runs, image_ids=ids)
     crops: dict[Subject, Crop] = {}
     for scene in tqdm(scenes, desc="Crops", disable=None if progress else True):
-        pixels = load_image(files[scene.image], scene)
+        pixels = read_image(files[scene.image], scene.height, scene.width)
         for subject in (s for s in subjects if s.image == scene.image):
             objects = {o.index: o for o in scene.detections[subject.run]}
             crops[subject] = cut_crop(
@@ -152,8 +151,12 @@ def crops_note(
     total = sum(analysis.groups[0].total)
     if not total:
         return "There are none: no run makes a false positive at this recall."
-    turns = "change, group and type" if len(analysis.runs) > 1 else "group and type"
-    return f"Shown are {len(crops):,} of {total:,}, every {turns} in turn."
+    if len(analysis.runs) == 1:
+        return f"Shown are {len(crops):,} of {total:,}, every group and type in turn."
+    return (
+        f"Shown are {len(crops):,}, every change, group and type in turn. The runs make {total:,} "
+        "in all; one that two runs share is shown once."
+    )
 
 
 def choose_subjects(
@@ -301,7 +304,7 @@ def cut_crop(
 
     panels, left_out = [], []
     for position, objects in enumerate([*scene.detections, scene.ground_truth]):
-        visible = [o for o in objects if _share_inside(o.bbox, window) > 0.1]
+        visible = [o for o in objects if _is_in(o.bbox, window)]
         own = position == run
         visible.sort(key=lambda o: (o.index != subject.index or not own, o.name != subject.name))
         left_out.append(max(0, len(visible) - MAX_SHAPES))
@@ -313,7 +316,6 @@ def cut_crop(
         )
     return Crop(
         image_id=scene.image_id,
-        file_name=scene.file_name,
         window=window,
         width=picture.width,
         height=picture.height,
@@ -353,12 +355,13 @@ def _encode(picture: Image.Image) -> tuple[bytes, Image.Image]:
         picture = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4))
 
 
-def _share_inside(bbox: Sequence[float], window: Window) -> float:
+def _is_in(bbox: Sequence[float], window: Window) -> bool:
+    """Return whether more than a tenth of a box lies in a window, or fills that of it."""
     x, y, w, h = bbox
     left, top, width, height = window
     inside_w = min(x + w, left + width) - max(x, left)
     inside_h = min(y + h, top + height) - max(y, top)
-    return max(0.0, inside_w) * max(0.0, inside_h) / (w * h) if w > 0 and h > 0 else 0.0
+    return max(0.0, inside_w) * max(0.0, inside_h) > 0.1 * min(w * h, width * height)
 
 
 def _shape(obj: SceneObject, window: Window, scale: float, *, subject: bool) -> Shape:

@@ -59,9 +59,6 @@ METRIC_LABELS = {
     "APc": "common categories",
     "APf": "frequent categories",
     "AR@300": "recall with 300 detections",
-    "ARs@300": "recall, small objects",
-    "ARm@300": "recall, medium objects",
-    "ARl@300": "recall, large objects",
     "AP-fixed": "10,000 detections a category, no cap an image",
     "APr-fixed": "the same, rare categories",
     "APc-fixed": "the same, common categories",
@@ -259,7 +256,7 @@ def false_positive_view(analysis: FalsePositiveAnalysis) -> dict[str, Any]:
     groups = {row.group: row for row in analysis.groups}
     return {
         "iou": IOU_NAMES[analysis.iou_type],
-        "recall": f"{analysis.recall:.0%}",
+        "recall": f"{100 * analysis.recall:g}%",
         "matched": groups["all"].matched,
         "groups": [GROUP_LABELS[group] for group in GROUPS],
         "rows": _type_rows([groups[group] for group in GROUPS]),
@@ -281,6 +278,7 @@ def false_positive_view(analysis: FalsePositiveAnalysis) -> dict[str, Any]:
         ],
         "secondary": [_secondary(view) for view in analysis.secondary],
         "confusions": _confusions(analysis),
+        "confusions_left": max(0, len(analysis.confusions) - MAX_CONFUSIONS),
     }
 
 
@@ -348,7 +346,7 @@ def _curve(analysis: FalsePositiveAnalysis, group: str) -> dict[str, Any]:
                 float(value),
                 f"run-{position}",
                 f"{run.name}\n{fixed(float(value), 2)} false positives per 1,000 verified images\n"
-                f"at {recall:.0%} recall, mean of {count:,} categories",
+                f"at {100 * recall:g}% recall, mean of {count:,} categories",
             )
             for recall, value, count in zip(recalls, run.curve[group], behind, strict=True)
             if not math.isnan(value)
@@ -362,7 +360,7 @@ def _curve(analysis: FalsePositiveAnalysis, group: str) -> dict[str, Any]:
         "svg": charts.chart(x, y, lines, marks, label=label) if marks else None,
         "rows": [
             {
-                "recall": f"{recall:.0%}",
+                "recall": f"{100 * recall:g}%",
                 "values": [fixed(float(run.curve[group][i]), 2) for run in analysis.runs],
                 "categories": f"{behind[i]:,}",
             }
@@ -420,9 +418,10 @@ def difference_charts(comparison: Comparison) -> list[dict[str, Any]]:
 
 def _difference_chart(comparison: Comparison, iou_type: str, position: int) -> Markup | None:
     points = [
-        (row, row.image_count, difference)
+        (row, max(row.image_count, 0.5), difference)  # a logarithmic axis has no zero
         for row in comparison.categories
-        if row.image_count and (difference := row.difference[iou_type][position]) is not None
+        if row.image_count is not None
+        and (difference := row.difference[iou_type][position]) is not None
     ]
     if not points:
         return None
@@ -473,7 +472,9 @@ def category_table(
             columns += runs + _difference_columns(runs)
     if analysis is not None:
         runs = [run.name for run in analysis.runs]
-        headings.append((f"False positives at {analysis.recall:.0%} recall", 2 * len(runs) - 1))
+        headings.append(
+            (f"False positives at {100 * analysis.recall:g}% recall", 2 * len(runs) - 1)
+        )
         columns += runs + _difference_columns(runs)
 
     table = []
@@ -593,8 +594,8 @@ def provenance(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
             )
             for run in analyses[0].runs
         ]
-    facts.append(("Computation", _computation(report)))
-    return facts
+    computation = _computation(report)
+    return [*facts, ("Computation", computation)] if computation else facts
 
 
 def _computation(report: Report) -> list[tuple[str, str]]:
@@ -612,7 +613,7 @@ def _computation(report: Report) -> list[tuple[str, str]]:
         facts.append(
             (
                 "False positives",
-                f"matching at IoU 0.5, counted at {report.analyses[0].recall:.0%} recall, "
+                f"matching at IoU 0.5, counted at {100 * report.analyses[0].recall:g}% recall, "
                 "300 detections an image",
             )
         )
@@ -638,8 +639,8 @@ def crops_payload(crops: Sequence[Crop], runs: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         "panels": names of a crop's panels; "kinds": kind -> {"label", "css", "greyed"}; "names":
-        category names, which shapes refer to by position; "crops": each {"id", "file", "src"
-        (JPEG as data URI), "w", "h", "name", "group", "groupName", "kind", "change", "panels"
+        category names, which shapes refer to by position; "crops": each {"id", "src" (JPEG as
+        data URI), "w", "h", "name", "group", "groupName", "kind", "change", "panels"
         (lists of shapes), "leftOut"}; a shape is [name, kind, score or null, box, path, subject].
     """
     names: dict[str, int] = {}
@@ -658,7 +659,6 @@ def crops_payload(crops: Sequence[Crop], runs: Sequence[str]) -> dict[str, Any]:
         "crops": [
             {
                 "id": crop.image_id,
-                "file": crop.file_name,
                 "src": "data:image/jpeg;base64," + base64.b64encode(crop.jpeg).decode(),
                 "w": crop.width,
                 "h": crop.height,

@@ -14,13 +14,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from iif.data.annotations import Annotations
+from iif.data.images import read_image
 from iif.evaluation.false_positives import ERROR_TYPES
 from iif.evaluation.scenes import KINDS, Scene, SceneObject
-from iif.files import InputError, atomic_write
+from iif.files import atomic_write
 from iif.report.palette import DASHED, GROUND_TRUTH, OUTCOME_COLORS, OUTCOME_LABELS
 
 # A panel's longer side, in pixels: small images are enlarged so that labels are legible.
@@ -64,47 +64,6 @@ class PanelObject:
 Drawer = Callable[[NDArray[np.uint8], Sequence[PanelObject]], NDArray[np.uint8]]
 
 
-def find_images(gt: Annotations, folder: str | os.PathLike[str]) -> list[Path]:
-    """Return (I,) the file of every image: ``folder/file_name``, or its last part in ``folder``.
-
-    Raises:
-        InputError: an image is in neither place.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"{root}: no such folder; give the folder of the images of {gt.path}")
-    paths = []
-    for name in gt.file_names:
-        candidates = [root / name, root / Path(name).name]
-        found = next((path for path in candidates if path.is_file()), None)
-        if found is None:
-            raise InputError(
-                f"{candidates[0]}: no such image, nor {candidates[1].name} in {root}; "
-                f"give the folder of the images of {gt.path}"
-            )
-        paths.append(found)
-    return paths
-
-
-def load_image(path: Path, scene: Scene) -> NDArray[np.uint8]:
-    """Return the scene's image as (H, W, 3) RGB.
-
-    Raises:
-        InputError: the file is no image, or of another size than the annotations say.
-    """
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{path}: cannot be read as an image ({error})") from None
-    if pixels.shape[:2] != (scene.height, scene.width):
-        raise InputError(
-            f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels, but the annotations say "
-            f"{scene.width} x {scene.height}; give the images that were annotated"
-        )
-    return pixels
-
-
 def save_pictures(
     scenes: Sequence[Scene],
     names: Sequence[str],
@@ -120,7 +79,7 @@ def save_pictures(
     Args:
         scenes: what to draw.
         names: of the runs.
-        images: (I,) file of every image row, from `find_images`.
+        images: (I,) file of every image row, from `iif.data.images.find_images`.
         folder: where the PNG files go.
         draw_panel: draws one panel.
         subtitle: added to every picture's title, for example the matched recall.
@@ -133,7 +92,7 @@ def save_pictures(
         if len(names) > 1 and scene.change:
             verb = "added" if scene.change > 0 else "removed"
         path = Path(folder, f"{number:02d}_{verb}_image_{scene.image_id}.png")
-        pixels = load_image(images[scene.image], scene)
+        pixels = read_image(images[scene.image], scene.height, scene.width)
         picture = draw_scene(scene, names, pixels, draw_panel, subtitle=subtitle)
         with atomic_write(path, "wb") as f:
             picture.save(f, format="PNG")

@@ -104,8 +104,8 @@ def _false_positives(analysis: FalsePositiveAnalysis, run: int, *, who: str) -> 
     several = len(analysis.runs) > 1
     if row.matched == 0:
         reaching = "that every run brings" if several else f"that {who} brings"
-        return f"there is no category {reaching} to {analysis.recall:.0%} recall"
-    where = f"{analysis.recall:.0%}, {row.matched:,} of {row.categories:,} categories"
+        return f"there is no category {reaching} to {100 * analysis.recall:g}% recall"
+    where = f"{100 * analysis.recall:g}%, {row.matched:,} of {row.categories:,} categories"
     if not several:
         return (
             f"at a recall of {where}, {who} makes {fixed(row.per_1000[0])} false positives per "
@@ -132,4 +132,6 @@ def _count_change(row: GroupRow, run: int, than: str) -> str:
 
 
 def _percent(value: float) -> str:
-    return f"{value:,.0f}%" if value >= 1 else "under 1%"
+    if value < 1:
+        return "under 1%"
+    return "over 99%" if 99 < value < 100 else f"{value:,.0f}%"

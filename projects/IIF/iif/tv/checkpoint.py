@@ -89,9 +89,10 @@ def read(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> di
     path = find(path)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise InputError(f"{path}: not a checkpoint, or cut off ({first_line})") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError):
+        raise InputError(
+            f"{path}: not a checkpoint that iif.tv.train wrote, or cut off; name another one"
+        ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(
             f"{path}: is not a checkpoint that iif.tv.train wrote (expected format {FORMAT})"

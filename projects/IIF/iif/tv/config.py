@@ -105,6 +105,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             for key in keys.split():
                 if not legal_value(getattr(self, key)):
                     raise InputError(f"{key} is {getattr(self, key)}; it must be {allowed}")
+        layers = self.trainable_backbone_layers
+        if layers is not None and not 0 <= layers <= 5:
+            raise InputError(
+                f"trainable_backbone_layers is {layers}; it must be from 0 to 5, or null"
+            )
         if not self.min_size or min(self.min_size) < 1:
             raise InputError(f"min_size is {self.min_size}; give one or more lengths in pixels")
         if self.clip_gradients is not None and not self.clip_gradients > 0:

@@ -8,12 +8,12 @@ import os
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from iif.data.annotations import Annotations
+from iif.data.images import find_images, read_image
 from iif.files import InputError
 
 Target = dict[str, Tensor]
@@ -32,14 +32,7 @@ class DetectionImages(Dataset[Tensor]):
             InputError: an image file is missing.
         """
         self.annotations = annotations
-        self.paths = [os.path.join(image_root, name) for name in annotations.file_names]
-        missing = [path for path in self.paths if not os.path.isfile(path)]
-        if missing:
-            raise InputError(
-                f"{annotations.path}: {len(missing)} of its {len(self.paths)} images are missing "
-                f"under {os.fspath(image_root)}, the first is {missing[0]}; give the folder that "
-                "the file names start from"
-            )
+        self.paths = find_images(annotations, image_root)
 
     def __len__(self) -> int:
         """Return the number I of images."""
@@ -55,19 +48,8 @@ class DetectionImages(Dataset[Tensor]):
 
     def read(self, row: int) -> Tensor:
         """Return an image's pixels, (3, H, W) uint8; errors as for ``__getitem__``."""
-        path = self.paths[row]
-        try:
-            with Image.open(path) as image:
-                pixels = np.array(image.convert("RGB"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read as an image ({error})") from None
         height, width = self.annotations.image_sizes[row].tolist()
-        if pixels.shape[:2] != (height, width):
-            raise InputError(
-                f"{path}: is {pixels.shape[1]} x {pixels.shape[0]} px, but "
-                f"{self.annotations.path} says {width} x {height}; the images are not those that "
-                "were annotated"
-            )
+        pixels = read_image(self.paths[row], height, width)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 

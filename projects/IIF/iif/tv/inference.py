@@ -143,6 +143,7 @@ def evaluate(
         detector = (
             model if isinstance(model, checkpoint.Detector) else checkpoint.load(model, where)
         )
+        detector.model.to(where)
         annotations = load_annotations(
             gt_json, exhaustive=exhaustive, frequency=detector.frequency if exhaustive else None
         )

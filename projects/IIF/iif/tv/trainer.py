@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,8 @@ def train(
         the evaluation summary, in process 0 and with ``val_json``; None otherwise.
 
     Raises:
-        InputError: a fault in the input, before training starts.
+        InputError: a fault in the input, before training starts, but for an image or a mask that
+            cannot be decoded: that shows when its turn comes.
         FloatingPointError: a loss is no longer finite.
     """
     config = config or TrainConfig()
@@ -98,10 +99,11 @@ def train(
                 f"{world_size()} processes"
             )
         frequency = ClassFrequency.from_json(train_json)
+        masks = config.model.startswith("maskrcnn")
         annotations = load_annotations(
             train_json,
             exhaustive=exhaustive,
-            masks=True,
+            masks=masks,
             frequency=frequency if exhaustive else None,
         )
         validation = None
@@ -114,7 +116,7 @@ def train(
         data = DetectionTargets(
             annotations,
             image_root,
-            masks=config.model.startswith("maskrcnn"),
+            masks=masks,
             cache=config.cache_images,
         )
         previous = checkpoint.read(folder, where) if resume and _was_started(folder) else None
@@ -216,7 +218,7 @@ def _run(
         mininterval=1.0,
         disable=no_bar(progress),
     )
-    for iteration, (images, targets) in enumerate(bar, start):
+    for iteration, (images, targets) in enumerate(_plain_errors(bar), start):
         # The random numbers of an iteration depend on these three alone, so that a resumed run
         # draws what the uninterrupted one would have drawn.
         state = np.random.SeedSequence([config.seed, iteration, rank()]).generate_state(1)
@@ -236,12 +238,20 @@ def _run(
     share_buffers(model)
 
 
+def _plain_errors(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield the batches; an InputError of a loader's process comes without its traceback."""
+    try:
+        yield from loader
+    except InputError as error:
+        raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
+
+
 def _event_writer(folder: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise InputError("tensorboard is not installed: pip install tensorboard") from None
-    return SummaryWriter(str(folder), purge_step=start)
+    return SummaryWriter(str(folder), purge_step=start + 1)
 
 
 def _loader(data: DetectionTargets, config: TrainConfig, start: int) -> Iterator[Batch]:
