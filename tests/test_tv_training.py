@@ -76,6 +76,7 @@ class TestTraining:
         assert whole["iteration"] == parts["iteration"] == 10
         assert_same_state(whole["model"], parts["model"])
         assert_same_state(whole["optimizer"], parts["optimizer"])
+        assert [step for step, _ in scalars(tmp_path / "parts", "lr")] == [5, 10]
 
     def test_an_interrupted_run_goes_on_from_its_last_checkpoint(self, data, tmp_path):
         config = tiny_config(iterations=5, checkpoint_period=2)
