@@ -137,6 +137,15 @@ def test_the_comparison_with_the_baseline_is_saved_and_printed(baseline, iif_run
         assert row["values"] == expected
 
 
+def test_a_cascade_trains_and_is_evaluated(config_file, tmp_path):
+    arguments = ["--config-file", str(config_file), "OUTPUT_DIR", str(tmp_path)]
+    arguments += ["MODEL.ROI_HEADS.NAME", "IIFCascadeROIHeads", "SOLVER.MAX_ITER", "2"]
+    assert run(arguments) == 0
+    logged = {key for line in metric_lines(tmp_path) for key in line}
+    assert {"loss_cls_stage0", "loss_cls_stage2"} <= logged
+    assert (tmp_path / "inference" / "eval_summary.json").is_file()
+
+
 def test_resuming_goes_on_where_the_run_ended(config_file, baseline, tmp_path):
     folder = tmp_path / "resumed"
     shutil.copytree(baseline, folder)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections, IouType, available_iou_types, load_results
-from iif.evaluation.matching import ErrorType, Matches, Outcome, match
+from iif.evaluation.matching import ErrorType, Matches, Outcome, has_area, match
 from iif.evaluation.tables import csv_text, markdown_table, number, text_table
 from iif.files import InputError, atomic_write, versions
 
@@ -508,7 +508,7 @@ def verified_images(gt: Annotations) -> NDArray[np.int64]:
     if gt.exhaustive:
         return np.full(num_categories, num_images, np.int64)
     # Ground truth without an area verifies nothing, in matching as here.
-    real = (gt.area > 0) & np.isfinite(gt.area)
+    real = has_area(gt.area)
     image = np.concatenate([gt.ann_image[real], gt.neg[:, 0]]).astype(np.int64)
     category = np.concatenate([gt.ann_category[real], gt.neg[:, 1]])
     cells = np.unique(image * num_categories + category)

@@ -162,7 +162,7 @@ def match(
     if overlaps is None:
         overlaps = find_overlaps(gt, detections, iou_type, progress=progress)
     num_classes = len(gt.category_ids)
-    degenerate = ~_sound(overlaps.area)
+    degenerate = ~has_area(overlaps.area)
     capped = _beyond_image_cap(overlaps, detections.score, max_dets)
     counts = overlaps.verified & ~degenerate & ~capped
     eligible = ~capped if max_dets_per_category is not None else counts
@@ -215,7 +215,7 @@ def match(
             error_type,
             gt_row,
         )
-    real = _sound(gt.area)
+    real = has_area(gt.area)
     gt_category = gt.ann_category[real]
     in_area = ~ignored[:, real]
     return Matches(
@@ -245,7 +245,7 @@ def find_overlaps(
     """
     num_images, num_classes = len(gt.image_ids), len(gt.category_ids)
     by_image, image_offsets = _group(detections.image, np.arange(len(detections)), num_images)
-    gt_rows, gt_offsets = _group(gt.ann_image, np.flatnonzero(_sound(gt.area)), num_images)
+    gt_rows, gt_offsets = _group(gt.ann_image, np.flatnonzero(has_area(gt.area)), num_images)
     area = _areas(detections, iou_type)
     exempt = _in_cells(detections, by_image, image_offsets, gt.not_exhaustive, num_classes)
     if gt.exhaustive:
@@ -254,7 +254,7 @@ def find_overlaps(
         annotated = np.column_stack([gt.ann_image[gt_rows], gt.ann_category[gt_rows]])
         cells = np.concatenate([annotated, gt.neg])
         verified = _in_cells(detections, by_image, image_offsets, cells, num_classes)
-    wanted = verified & _sound(area)
+    wanted = verified & has_area(area)
     if iou_type == "bbox":
         assert detections.bbox is not None
         starts, entries, iou = _box_overlaps(
@@ -355,7 +355,8 @@ def _stored_matches(arrays: Mapping[str, NDArray[Any]], iou_type: Any) -> Matche
     )
 
 
-def _sound(area: NDArray[np.float64]) -> NDArray[np.bool_]:
+def has_area(area: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return whether areas are positive and finite; nothing else takes part in matching."""
     return (area > 0) & (area < np.inf)
 
 
