@@ -15,7 +15,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import mean, stdev
+
+from results_table import spread
 
 from iif.evaluation.tables import markdown_table
 
@@ -44,11 +45,6 @@ def main() -> None:
         columns = list(zip(*(values[i] for _, values in runs.values()), strict=True))
         rows.append(["mean", "", model, *(spread(column) for column in columns)])
     print(markdown_table(header, rows))
-
-
-def spread(values: tuple[float, ...]) -> str:
-    """Return mean ± sample standard deviation."""
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
 
 
 def run_seed(engine: str, out: Path, seed: int) -> tuple[str, list[list[float]]]:

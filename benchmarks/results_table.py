@@ -35,7 +35,7 @@ from iif.data.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
 from iif.evaluation.false_positives import analyse, load_runs
 from iif.evaluation.tables import markdown_table
 from iif.files import atomic_write, sha256_file, versions, write_json
-from iif.report.palette import GROUP_COLORS, GROUP_LABELS
+from iif.report.palette import GROUP_COLORS, GROUP_LABELS, RUN_COLORS
 from iif.weights import VARIANTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -284,9 +284,9 @@ def table(found: dict[str, Figures]) -> str:
 def plot(found: dict[str, Figures]) -> Figure:
     """Return the figures as dots, one of each seed, with a line at their mean."""
     panels = {
-        "Box AP (%)": {"box AP": "#0072B2"},
+        "Box AP (%)": {"box AP": RUN_COLORS[1]},
         "Box AP by frequency (%)": {f"box AP{g}": color for g, color in GROUP_COLORS.items()},
-        "False positives, softmax = 1": {"false positives": "#0072B2"},
+        "False positives, softmax = 1": {"false positives": RUN_COLORS[1]},
     }
     figure = Figure(figsize=(11, 0.9 + 0.34 * len(found)), dpi=120, layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True)
@@ -411,6 +411,7 @@ def main() -> None:
             pool.submit(experiment.run, method, seed): f"seed {seed}: {method.name}"
             for seed in args.seeds
             for method in chosen
+            if experiment.summary(method, seed) is None
         }
         bar = tqdm(as_completed(jobs), desc="runs", total=len(jobs), unit="run")
         for job in bar:
@@ -419,6 +420,8 @@ def main() -> None:
             job.result()
             bar.write(f"{jobs[job]}: done")
             write(experiment, args, chosen)
+    if not jobs:
+        write(experiment, args, chosen)
 
 
 if __name__ == "__main__":

@@ -279,15 +279,20 @@ def check_masks(name: str, key: str, mask_format: str) -> None:
     if not MetadataCatalog.get(name).get("custom", False):
         return
     path = annotation_file(name, key)
-    for annotation in read_json(path or "", _Masks, what=_WHAT).annotations:
+    assert path is not None  # those of DATASETS.CUSTOM have one
+    for annotation in read_json(path, _Masks, what=_WHAT).annotations:
         if annotation.iscrowd:
             continue
         start = bytes(memoryview(annotation.segmentation)[:4])
-        where = f"{key}: data set {name!r}: annotation {annotation.id} of {path}"
         if start == b"null" or start.replace(b" ", b"") == b"[]":
-            raise InputError(f"{where} has no mask; set MODEL.MASK_ON False to do without masks")
-        if start.startswith(b"{") and mask_format == "polygon":
-            raise InputError(f"{where} has an RLE as its mask; set INPUT.MASK_FORMAT bitmask")
+            fault = "no mask; set MODEL.MASK_ON False to do without masks"
+        elif start.startswith(b"{") and mask_format == "polygon":
+            fault = "an RLE as its mask; set INPUT.MASK_FORMAT bitmask"
+        else:
+            continue
+        raise InputError(
+            f"{key}: data set {name!r}: annotation {annotation.id} of {path} has {fault}"
+        )
 
 
 def _remedy(metadata: Metadata) -> str:

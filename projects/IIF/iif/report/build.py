@@ -119,9 +119,8 @@ def _load_ground_truth(
     for row, group in zip(comparison.categories, gt.frequency, strict=True):
         if row.frequency != group:
             raise InputError(
-                f"category {row.id} is in frequency group {group} by the training annotations "
-                f"{train_json}, and was evaluated in group {row.frequency}; give --train-json as "
-                "for the evaluation"
+                f"{path}: category {row.id} is in frequency group {group}, but was evaluated in "
+                f"group {row.frequency}; give the --train-json of the evaluation"
             )
     return gt
 
