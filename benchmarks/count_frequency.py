@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from iif.files import atomic_write
-from iif.frequency import ClassFrequency
+from iif.statistics import ClassStatistics
 
 NUM_CATEGORIES = 1203
 RANKS = 8
@@ -57,7 +57,7 @@ def report(what: str, path: Path, *, use_cache: bool = True, processes: int = 1)
 
 def count(path: Path, use_cache: bool) -> tuple[float, float, tuple[int, int | None]]:
     start = time.perf_counter()
-    counted = ClassFrequency.from_json(path, cache=use_cache)
+    counted = ClassStatistics.from_json(path, cache=use_cache)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return seconds, peak, (counted.num_images, counted.num_instances)

@@ -235,7 +235,7 @@ class Experiment:
         kept = self.folder(method, seed) / "false_positives.json"
         if not kept.is_file() or json.loads(kept.read_text())["key"] != key:
             gt = load_annotations(self.data / VAL_JSON)
-            runs = load_runs(gt, dict(results), iou_type="bbox", progress=False)
+            runs = load_runs(gt, dict(results), iou_type="bbox")
             group = analyse(gt, runs, recall=RECALL).groups[0]
             write_json(kept, {"key": key, "total": group.total, "categories": group.matched})
         before, after = json.loads(kept.read_text())["total"]

@@ -10,12 +10,12 @@ pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 from detectron2.config import CfgNode, get_cfg
 from detectron2.structures import BitMasks, Boxes, Instances
 
-from iif import ClassFrequency
+from iif import ClassStatistics
 from iif.d2 import add_iif_config
-from iif.d2.frequency import store_frequency
+from iif.d2.statistics import store_statistics
 
 # Counts of 5 classes in 100 images.
-FREQUENCY = ClassFrequency(
+STATISTICS = ClassStatistics(
     image_count=[60, 30, 12, 5, 1],
     num_images=100,
     instance_count=[90, 40, 12, 7, 2],
@@ -67,13 +67,13 @@ TINY = {
 }
 
 
-def tiny_cfg(*overrides: object, frequency: ClassFrequency | None = FREQUENCY) -> CfgNode:
+def tiny_cfg(*overrides: object, statistics: ClassStatistics | None = STATISTICS) -> CfgNode:
     """Return the configuration of a tiny model that knows its classes' frequencies."""
     cfg = get_cfg()
     add_iif_config(cfg)
     cfg.merge_from_other_cfg(CfgNode(TINY))
-    if frequency is not None:
-        store_frequency(cfg, frequency)
+    if statistics is not None:
+        store_statistics(cfg, statistics)
     cfg.merge_from_list(list(overrides))
     return cfg
 

@@ -89,7 +89,7 @@ def make_comparison(
             CategoryRow(
                 id=k + 1,
                 name=names[k],
-                frequency=str(groups[k]),
+                group=str(groups[k]),
                 image_count=int(np.exp(rng.uniform(np.log(low), np.log(high)))),
                 num_gt=0 if k % 17 == 3 else int(rng.integers(1, 500)),
                 ap=ap,
@@ -185,7 +185,7 @@ def make_analysis(
         recall=0.5,
         category_ids=np.arange(1, num_categories + 1),
         category_names=category_names(num_categories),
-        frequency=groups,
+        category_groups=groups,
         num_gt=num_gt,
         verified_images=verified,
         matched=matched,

@@ -13,8 +13,9 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from iif.data.annotations import load_annotations
-from iif.files import InputError, sha256_file
-from iif.frequency import ClassFrequency
+from iif.errors import InputError
+from iif.files import sha256_file
+from iif.statistics import ClassStatistics
 from random_cases import random_case
 
 
@@ -36,8 +37,8 @@ def test_arrays_hold_what_the_file_says(tmp_path: Path) -> None:
         assert gt.file_names == [i["file_name"] for i in images]
         assert gt.category_ids.tolist() == [c["id"] for c in categories]
         assert gt.category_names == [c["name"] for c in categories]
-        assert gt.frequency.tolist() == [c["frequency"] for c in categories]
-        assert gt.category_image_count.tolist() == [c["image_count"] for c in categories]
+        assert gt.groups.tolist() == [c["frequency"] for c in categories]
+        assert gt.image_count.tolist() == [c["image_count"] for c in categories]
         annotations = content["annotations"]
         assert gt.ann_ids.tolist() == [a["id"] for a in annotations]
         assert gt.image_ids[gt.ann_image].tolist() == [a["image_id"] for a in annotations]
@@ -140,9 +141,9 @@ def coco_style(content: dict) -> dict:
     return content
 
 
-def training_counts(content: dict) -> ClassFrequency:
+def training_counts(content: dict) -> ClassStatistics:
     ids = [category["id"] for category in content["categories"]]
-    return ClassFrequency(
+    return ClassStatistics(
         image_count=[5, 50, 500, 10, 11, 100, 101][: len(ids)], num_images=1000, ids=ids
     )
 
@@ -150,20 +151,20 @@ def training_counts(content: dict) -> ClassFrequency:
 def test_coco_format_takes_its_groups_from_the_training_counts() -> None:
     content = coco_style(random_case(7)[0])
     counts = training_counts(content)
-    gt = load_annotations_of(content, exhaustive=True, frequency=counts)
+    gt = load_annotations_of(content, exhaustive=True, statistics=counts)
     assert gt.exhaustive
-    assert gt.category_image_count.tolist() == counts.image_count.tolist()
-    assert gt.frequency.tolist() == counts.groups.tolist()
+    assert gt.image_count.tolist() == counts.image_count.tolist()
+    assert gt.groups.tolist() == counts.groups.tolist()
     assert len(gt.neg) == len(gt.not_exhaustive) == 0
 
 
 def test_lvis_format_keeps_its_groups_beside_the_training_counts() -> None:
     content, _ = random_case(7)
     counts = training_counts(content)
-    gt = load_annotations_of(content, frequency=counts)
+    gt = load_annotations_of(content, statistics=counts)
     by_id = {category["id"]: category["frequency"] for category in content["categories"]}
-    assert gt.frequency.tolist() == [by_id[i] for i in gt.category_ids.tolist()]
-    assert gt.category_image_count.tolist() == counts.image_count.tolist()
+    assert gt.groups.tolist() == [by_id[i] for i in gt.category_ids.tolist()]
+    assert gt.image_count.tolist() == counts.image_count.tolist()
 
 
 def test_lvis_format_without_groups_takes_the_training_counts() -> None:
@@ -171,9 +172,9 @@ def test_lvis_format_without_groups_takes_the_training_counts() -> None:
     counts = training_counts(content)
     for category in content["categories"]:
         del category["frequency"]
-    gt = load_annotations_of(content, frequency=counts)
+    gt = load_annotations_of(content, statistics=counts)
     assert not gt.exhaustive
-    assert gt.frequency.tolist() == counts.groups.tolist()
+    assert gt.groups.tolist() == counts.groups.tolist()
 
 
 def test_crowds_are_coco_s_alone() -> None:
@@ -245,9 +246,9 @@ def test_coco_format_without_groups_names_the_remedy() -> None:
 
 
 def test_training_counts_of_another_data_set_are_refused() -> None:
-    counts = ClassFrequency(image_count=[1], num_images=2, ids=[9999])
+    counts = ClassStatistics(image_count=[1], num_images=2, ids=[9999])
     with pytest.raises(InputError, match="not among the training categories"):
-        load_annotations_of(random_case(7)[0], frequency=counts)
+        load_annotations_of(random_case(7)[0], statistics=counts)
 
 
 @pytest.mark.parametrize("counts", [[1], [-1, 1], ["1"], "1", "", "P", "\x7f"])

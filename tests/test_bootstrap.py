@@ -23,7 +23,7 @@ from iif.evaluation.metrics import average_precision, compute_metrics
 def matched(folder, gt_dict, results, iou_type="bbox"):
     gt = load_annotations(write(folder / "gt.json", gt_dict), masks=iou_type == "segm")
     detections = load_results(write(folder / "results.json", results), gt, iou_type=iou_type)
-    return gt, match(gt, detections, iou_type, progress=False)
+    return gt, match(gt, detections, iou_type)
 
 
 def repeated(gt_dict, results, times):
@@ -88,7 +88,7 @@ def two_runs(tmp_path_factory):
 
 
 def draw(gt, *runs, **options):
-    return paired_bootstrap(runs, gt.frequency, len(gt.image_ids), progress=False, **options)
+    return paired_bootstrap(runs, gt.groups, len(gt.image_ids), **options)
 
 
 def test_a_run_against_itself_never_differs(two_runs):
@@ -112,14 +112,14 @@ def test_groups_are_means_over_their_categories(two_runs):
     num_images = len(gt.image_ids)
     weights = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
     ap = average_precision(a, weights)
-    expected = [np.nanmean(ap), *(np.nanmean(ap[gt.frequency == g]) for g in "rcf")]
+    expected = [np.nanmean(ap), *(np.nanmean(ap[gt.groups == g]) for g in "rcf")]
     np.testing.assert_allclose(draw(gt, a, replicates=1, seed=7)[0, 0], expected, atol=1e-9)
 
 
 def test_a_group_without_categories_is_undefined(two_runs):
     gt, a, _ = two_runs
-    frequency = np.where(gt.frequency == "r", "c", gt.frequency)
-    out = paired_bootstrap([a], frequency, len(gt.image_ids), replicates=3, progress=False)
+    frequency = np.where(gt.groups == "r", "c", gt.groups)
+    out = paired_bootstrap([a], frequency, len(gt.image_ids), replicates=3)
     assert np.isnan(out[0, :, 1]).all()
     assert not np.isnan(out[0, :, 0]).any()
     assert percentile_interval(out[0, :, 1]) is None

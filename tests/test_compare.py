@@ -11,10 +11,10 @@ from PIL import Image
 
 from helpers_compare import make_gt, make_results, write
 from iif.cli import main
+from iif.errors import InputError
 from iif.evaluation.compare import METRICS, compare, find_summary
 from iif.evaluation.summary import evaluate_files
 from iif.evaluation.tables import csv_text, markdown_table, number, text_table
-from iif.files import InputError
 from iif.report.comparison_plots import plot_difference_by_image_count, save_comparison
 
 SETTINGS = {"score_threshold": 1e-4, "nms_threshold": 0.5, "detections_per_image": 300}
@@ -28,9 +28,7 @@ def evaluated(tmp_path_factory):
     gt = write(folder / "gt.json", gt_dict)
     for seed, (name, quality) in enumerate({"weak": 0.4, "strong": 0.9}.items()):
         results = write(folder / f"{name}.json", make_results(gt_dict, seed, quality=quality))
-        evaluate_files(
-            gt, results, output_dir=folder / name, test_settings=SETTINGS, progress=False
-        )
+        evaluate_files(gt, results, output_dir=folder / name, test_settings=SETTINGS)
     return folder
 
 
@@ -50,7 +48,7 @@ def edit(folder, change):
 
 
 def quick(paths, **options):
-    return compare(paths, **{"bootstrap": 50, "progress": False} | options)
+    return compare(paths, **{"bootstrap": 50} | options)
 
 
 def test_differences_and_intervals(evaluated):
@@ -296,7 +294,7 @@ def test_scatter_draws_each_category_in_its_group(evaluated):
         expected = [
             (row.image_count, row.difference["segm"][0])
             for row in comparison.categories
-            if row.frequency == group and row.difference["segm"][0] is not None
+            if row.group == group and row.difference["segm"][0] is not None
         ]
         np.testing.assert_allclose(points.get_offsets(), expected)
 

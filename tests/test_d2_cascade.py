@@ -15,7 +15,7 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from helpers_d2 import FREQUENCY, tiny_cfg, training_batch
+from helpers_d2 import STATISTICS, tiny_cfg, training_batch
 from iif import iif_weights
 from iif.d2 import IIFFastRCNNOutputLayers
 from iif.d2.roi_heads import IntermediateOutputLayers
@@ -66,7 +66,7 @@ def test_without_iif_it_is_detectron2s_cascade_bit_for_bit(fast):
 
 def test_every_stage_has_the_weights():
     model = build(cascade_cfg())
-    expected = iif_weights(FREQUENCY).float()
+    expected = iif_weights(STATISTICS).float()
     assert len(model.roi_heads.box_predictor) == 3
     for predictor, scale in zip(model.roi_heads.box_predictor, (10, 20, 30), strict=True):
         assert torch.equal(predictor.iif_logits.weight[:-1], expected)

@@ -16,10 +16,10 @@ from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
-from iif import ClassFrequency
+from iif import ClassStatistics
 from iif.d2 import IIFCascadeROIHeads, IIFROIHeads, add_iif_config
 from iif.d2.cosine import CosineClassifier, CosineMaskHead
-from iif.d2.frequency import store_frequency
+from iif.d2.statistics import store_statistics
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -37,8 +37,8 @@ def load(name: str) -> CfgNode:
 def give_counts(cfg: CfgNode) -> None:
     """Give the configuration made-up counts, so that it needs no data set."""
     counts = np.arange(1, cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1)
-    store_frequency(
-        cfg, ClassFrequency(image_count=counts, num_images=100_170, instance_count=2 * counts)
+    store_statistics(
+        cfg, ClassStatistics(image_count=counts, num_images=100_170, instance_count=2 * counts)
     )
 
 

@@ -147,7 +147,7 @@ def test_any_ids_load_as_with_detectron2s_loader(categories, images, data):
 def test_lvis_format_is_told_by_its_content(write, monkeypatch):
     json_file, root = write(lvis_content())
     monkeypatch.setenv("WHERE", root)
-    registered(("custom_lvis", json_file, "$WHERE"), frequency=None)
+    registered(("custom_lvis", json_file, "$WHERE"), statistics=None)
     check_dataset("custom_lvis", "DATASETS.TEST", 3)
     records = DatasetCatalog.get("custom_lvis")
     assert [r["image_id"] for r in records] == [98, 99, 100]
@@ -159,7 +159,7 @@ def test_lvis_format_is_told_by_its_content(write, monkeypatch):
 
 def test_a_registered_data_set_feeds_training_with_repeat_factors(write):
     json_file, root = write(lvis_content())
-    cfg = registered(("custom_train", json_file, root), frequency=None)
+    cfg = registered(("custom_train", json_file, root), statistics=None)
     dicts = DatasetCatalog.get("custom_train")
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, 0.9)
     # Class 1 is in all 3 images, class 2 in two of them and class 3 in none (no valid polygon).
@@ -175,9 +175,9 @@ def test_a_registered_data_set_feeds_training_with_repeat_factors(write):
 def test_a_name_can_be_registered_again_with_other_files(write):
     first = write(coco_content(num_images=3), "first.json")
     second = write(coco_content(num_images=2), "second.json")
-    registered(("custom_set", *first), frequency=None)
+    registered(("custom_set", *first), statistics=None)
     assert len(DatasetCatalog.get("custom_set")) == 3
-    registered(("custom_set", *second), frequency=None)
+    registered(("custom_set", *second), statistics=None)
     assert len(DatasetCatalog.get("custom_set")) == 2
 
 
@@ -229,7 +229,7 @@ def faulty(write, tmp_path, fault):
         with open(json_file, "w") as f:
             json.dump(content, f)
         message = "image 100 has neither file_name nor coco_url"
-    registered(("custom_set", json_file, root), frequency=None)
+    registered(("custom_set", json_file, root), statistics=None)
     return message
 
 
@@ -242,7 +242,7 @@ def test_images_of_lvis_v05_lie_where_their_url_says(write):
         image["file_name"] = f"COCO_val2014_{image['id']:012}.jpg"
     with open(json_file, "w") as f:
         json.dump(content, f)
-    registered(("custom_set", json_file, root), frequency=None)
+    registered(("custom_set", json_file, root), statistics=None)
     check_dataset("custom_set", "DATASETS.TEST", 3)
     assert all(os.path.isfile(record["file_name"]) for record in DatasetCatalog.get("custom_set"))
 
@@ -256,7 +256,7 @@ def test_a_fault_of_the_files_is_named(write, tmp_path, fault):
 
 def test_the_number_of_classes_and_their_names_are_checked(write):
     entry = ("custom_set", *write(coco_content()))
-    registered(entry, frequency=None)
+    registered(entry, statistics=None)
     with pytest.raises(InputError, match=r"NUM_CLASSES is 5.*has 3 categories.*NUM_CLASSES 3"):
         check_dataset("custom_set", "DATASETS.TRAIN", 5)
     content = coco_content(category_ids=(1, 2, 3, 4, 5))

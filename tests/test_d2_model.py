@@ -24,10 +24,10 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
-from helpers_d2 import FREQUENCY, tiny_cfg, training_batch
-from iif import ClassFrequency, InputError, iif_weights
+from helpers_d2 import STATISTICS, tiny_cfg, training_batch
+from iif import ClassStatistics, InputError, iif_weights
 from iif.d2 import IIFFastRCNNOutputLayers, IIFROIHeads, add_iif_config
-from iif.d2.frequency import frequency_from_config, weights_from_config
+from iif.d2.statistics import statistics_from_config, weights_from_config
 
 K = 5
 
@@ -191,14 +191,14 @@ def test_the_weights_are_those_of_the_configuration():
     for variant, count_by in (("raw", "image"), ("base10", "instance")):
         model = build(tiny_cfg("MODEL.IIF.VARIANT", variant, "MODEL.IIF.COUNT_BY", count_by))
         found = model.roi_heads.box_predictor.iif_logits.weight
-        expected = iif_weights(FREQUENCY, variant, count_by).float()
+        expected = iif_weights(STATISTICS, variant, count_by).float()
         assert torch.equal(found, torch.cat([expected, torch.ones(1)]))
 
 
 def test_num_images_of_the_configuration_goes_before_that_of_the_source():
     cfg = tiny_cfg("MODEL.IIF.NUM_IMAGES", 1000)
     found = build(cfg).roi_heads.box_predictor.iif_logits.weight[:K]
-    np.testing.assert_allclose(found, np.log(1000 / FREQUENCY.image_count), rtol=1e-6)
+    np.testing.assert_allclose(found, np.log(1000 / STATISTICS.image_count), rtol=1e-6)
 
 
 def test_counts_survive_the_configuration_file(tmp_path):
@@ -206,7 +206,7 @@ def test_counts_survive_the_configuration_file(tmp_path):
     cfg = get_cfg()
     add_iif_config(cfg)
     cfg.merge_from_file(str(tmp_path / "config.yaml"))
-    assert frequency_from_config(cfg).to_dict() == FREQUENCY.to_dict()
+    assert statistics_from_config(cfg).to_dict() == STATISTICS.to_dict()
 
 
 @pytest.mark.parametrize(
@@ -233,12 +233,12 @@ def test_the_federated_loss_is_refused_by_its_name():
 
 def test_without_counts_and_training_set_the_model_is_refused():
     with pytest.raises(InputError, match=r"DATASETS.TRAIN is empty.*FREQUENCY_FILE"):
-        build(tiny_cfg(frequency=None))
+        build(tiny_cfg(statistics=None))
 
 
 def test_built_in_lvis_needs_no_file_to_count_by_image():
     cfg = tiny_cfg(
-        "MODEL.ROI_HEADS.NUM_CLASSES", 1203, "DATASETS.TRAIN", ("lvis_v1_train",), frequency=None
+        "MODEL.ROI_HEADS.NUM_CLASSES", 1203, "DATASETS.TRAIN", ("lvis_v1_train",), statistics=None
     )
     weight = build(cfg).roi_heads.box_predictor.iif_logits.weight
     assert weight[0].item() == pytest.approx(7.355740938246138, rel=1e-6)
@@ -275,7 +275,7 @@ def test_a_plain_checkpoint_loads_without_a_word_and_keeps_the_weights(tmp_path,
     model = build(tiny_cfg(), seed=2)
     DetectionCheckpointer(model).load(path)
     assert warned == set()
-    expected = iif_weights(FREQUENCY).float()
+    expected = iif_weights(STATISTICS).float()
     assert torch.equal(model.roi_heads.box_predictor.iif_logits.weight[:K], expected)
     stock = build(stock_cfg(), seed=1)
     for name, value in stock.named_parameters():
@@ -286,7 +286,7 @@ def test_the_weights_of_a_checkpoint_win_with_a_warning(tmp_path, warned):
     path = checkpoint_of(build(tiny_cfg()), "raw", tmp_path)
     model = build(tiny_cfg("MODEL.IIF.VARIANT", "base10"))
     DetectionCheckpointer(model).load(path)
-    expected = iif_weights(FREQUENCY).float()
+    expected = iif_weights(STATISTICS).float()
     assert torch.equal(model.roi_heads.box_predictor.iif_logits.weight[:K], expected)
     (message,) = warned
     assert "class index 4: 4.60517 in the checkpoint, 2 by MODEL.IIF" in message
@@ -302,7 +302,7 @@ def test_test_time_augmentation_scores_with_adjusted_logits():
     cfg = tiny_cfg(
         *("TEST.AUG.MIN_SIZES", (64,), "TEST.AUG.FLIP", False, "DATASETS.TEST", ("tta_test",))
     )
-    MetadataCatalog.get("tta_test").thing_classes = FREQUENCY.names
+    MetadataCatalog.get("tta_test").thing_classes = STATISTICS.names
     model = build(cfg).eval()
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.3)
     batch = [{k: v for k, v in training_batch(1)[0].items() if k != "instances"}]
@@ -316,12 +316,12 @@ def test_test_time_augmentation_scores_with_adjusted_logits():
 
 
 def test_two_training_sets_are_counted_together():
-    from iif.d2.frequency import _add
+    from iif.d2.statistics import _add
 
-    total = _add(FREQUENCY, FREQUENCY)
+    total = _add(STATISTICS, STATISTICS)
     assert total.num_images == 200
     assert total.image_count.tolist() == [120, 60, 24, 10, 2]
     assert total.instance_count.tolist() == [180, 80, 24, 14, 4]
-    other = ClassFrequency([1, 1, 1, 1, 1], 5, names=list("vwxyz"))
+    other = ClassStatistics(image_count=[1, 1, 1, 1, 1], num_images=5, names=list("vwxyz"))
     with pytest.raises(InputError, match="categories differ"):
-        _add(FREQUENCY, other)
+        _add(STATISTICS, other)

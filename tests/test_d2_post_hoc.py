@@ -15,7 +15,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from helpers_d2 import FREQUENCY, tiny_cfg, training_batch
+from helpers_d2 import STATISTICS, tiny_cfg, training_batch
 from iif import InputError, iif_weights
 from iif.logits import PostHocIIFLogits
 
@@ -83,7 +83,7 @@ def test_inference_weights_the_logits_relative_to_the_background():
     post_hoc = sharpen(build(*POST_HOC, "MODEL.IIF.STRENGTH", 0.5)).eval()
     x = torch.randn(5, 32)
     logits = plain.roi_heads.box_predictor(x)[0]
-    weights = iif_weights(FREQUENCY).float().sqrt()
+    weights = iif_weights(STATISTICS).float().sqrt()
     expected = torch.cat([weights * (logits[:, :-1] - logits[:, -1:]), torch.zeros(5, 1)], dim=1)
     torch.testing.assert_close(post_hoc.roi_heads.box_predictor(x)[0], expected)
     assert not torch.equal(detections_of(plain)["scores"], detections_of(post_hoc)["scores"])
@@ -99,7 +99,7 @@ def test_strength_0_is_the_baseline_bit_for_bit():
 
 def test_strength_is_an_exponent_of_the_weights_in_training_too():
     model = build("MODEL.IIF.STRENGTH", 0.25)
-    expected = (iif_weights(FREQUENCY) ** 0.25).float()
+    expected = (iif_weights(STATISTICS) ** 0.25).float()
     assert torch.equal(model.roi_heads.box_predictor.iif_logits.weight[:-1], expected)
 
 

@@ -24,7 +24,7 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 
 from helpers_d2 import TINY
-from iif import ClassFrequency, iif_weights
+from iif import ClassStatistics, iif_weights
 from iif.d2 import IIFEvaluator, add_iif_config, register_custom_datasets
 from iif.d2.train import run
 
@@ -98,7 +98,7 @@ def saved_config(folder):
 
 
 def test_a_run_leaves_model_counts_detections_and_summary(iif_run, glyphs_dir):
-    counted = ClassFrequency.from_json(glyphs_dir / "glyphs_train.json")
+    counted = ClassStatistics.from_json(glyphs_dir / "glyphs_train.json")
     stored = saved_config(iif_run).MODEL.IIF.FREQUENCY
     assert counted.image_count.tolist() == stored.IMAGE_COUNT
     assert counted.instance_count.tolist() == stored.INSTANCE_COUNT
@@ -200,7 +200,7 @@ def test_coco_format_is_evaluated_exhaustively(iif_run, glyphs_dir, tmp_path):
     assert run(["--eval-only", "--config-file", config, *overrides]) == 0
     summary = read(tmp_path / "inference" / "eval_summary.json")
     assert summary["dataset"]["exhaustive"] is True
-    counted = ClassFrequency.from_json(glyphs_dir / "glyphs_train.json")
+    counted = ClassStatistics.from_json(glyphs_dir / "glyphs_train.json")
     assert [c["frequency"] for c in summary["per_category"]] == counted.groups.tolist()
     assert [c["image_count"] for c in summary["per_category"]] == counted.image_count.tolist()
 

@@ -19,7 +19,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from helpers_d2 import tiny_cfg
-from iif import ClassFrequency, InputError
+from iif import ClassStatistics, InputError
 from iif.cli import main
 from iif.d2 import add_iif_config, post_hoc, register_custom_datasets
 from iif.d2.datasets import check_dataset
@@ -62,7 +62,7 @@ def cfg(glyphs_dir):
         *("DATASETS.CUSTOM", custom, "DATASETS.TRAIN", ("tune_train",)),
         *("DATASETS.TEST", ("tune_val",), "DATASETS.HELD_OUT", 0.3),
         *("INPUT.MIN_SIZE_TRAIN", (64,), "INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0),
-        *("MODEL.ROI_HEADS.NUM_CLASSES", len(ClassFrequency.from_json(train))),
+        *("MODEL.ROI_HEADS.NUM_CLASSES", len(ClassStatistics.from_json(train))),
         *(
             "TEST.DETECTIONS_PER_IMAGE",
             300,
@@ -71,7 +71,7 @@ def cfg(glyphs_dir):
             "MODEL.RPN.PRE_NMS_TOPK_TEST",
             400,
         ),
-        frequency=None,
+        statistics=None,
     )
     return cfg
 

@@ -15,10 +15,11 @@ import pytest
 from iif.cli import main
 from iif.data.annotations import load_annotations
 from iif.data.results import IouType, load_results
+from iif.errors import InputError
 from iif.evaluation.matching import ErrorType, Outcome, load_matches, match
 from iif.evaluation.metrics import METRICS, average_precision
 from iif.evaluation.summary import FIXED_METRICS, evaluate_files, format_summary
-from iif.files import InputError, sha256_file
+from iif.files import sha256_file
 from lvis_reference import lvis_evaluate
 from random_cases import random_case
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from helpers_compare import make_gt, make_results, write
 from iif.cli import main
 from iif.data.annotations import load_annotations
+from iif.errors import InputError
 from iif.evaluation import false_positives
 from iif.evaluation.false_positives import (
     CURVE_RECALLS,
@@ -25,7 +26,6 @@ from iif.evaluation.false_positives import (
 )
 from iif.evaluation.matching import ErrorType, Outcome
 from iif.evaluation.scenes import KINDS, choose_scenes, find_categories, kinds, shown
-from iif.files import InputError
 
 
 def make_runs(folder, seed=0, *, qualities=(0.6, 0.8), iou_type="bbox", **options):
@@ -35,7 +35,7 @@ def make_runs(folder, seed=0, *, qualities=(0.6, 0.8), iou_type="bbox", **option
         f"run {i}": write(folder / f"{i}.json", make_results(gt_dict, 9 * seed + i, quality=q))
         for i, q in enumerate(qualities)
     }
-    return gt, load_runs(gt, paths, iou_type=iou_type, progress=False)
+    return gt, load_runs(gt, paths, iou_type=iou_type)
 
 
 def plain_point(gt, run, category, recall):
@@ -90,7 +90,7 @@ def rematched(gt, run, score):
     from iif.evaluation.matching import match
 
     detections = replace(run.detections, score=score)
-    matches = match(gt, detections, run.matches.iou_type, progress=False)
+    matches = match(gt, detections, run.matches.iou_type)
     return replace(run, detections=detections, matches=matches)
 
 
@@ -125,7 +125,7 @@ def test_group_rows_sum_their_categories(tmp_path):
         members = [
             k
             for k in range(len(gt.category_ids))
-            if analysis.num_gt[k] and row.group in ("all", gt.frequency[k])
+            if analysis.num_gt[k] and row.group in ("all", gt.groups[k])
         ]
         counted = [k for k in members if analysis.matched[k]]
         assert (row.categories, row.matched) == (len(members), len(counted))
@@ -158,7 +158,7 @@ def test_verified_images_and_coverage_count_each_cell_once(tmp_path):
     expected = [sum(c == category for _, c in cells) for category in gt.category_ids]
     assert verified_images(gt).tolist() == expected
     results = make_results(gt_dict, 7, masks=False)
-    runs = load_runs(gt, {"run": write(tmp_path / "run.json", results)}, progress=False)
+    runs = load_runs(gt, {"run": write(tmp_path / "run.json", results)})
     unverified = [(row["image_id"], row["category_id"]) not in cells for row in results]
     assert ((runs[0].matches.outcome == Outcome.UNVERIFIED) == unverified).all()
     coverage = analyse(gt, runs).coverage["all"]
@@ -200,7 +200,7 @@ def test_confusions_point_from_the_object_to_the_prediction(tmp_path):
         {"image_id": 1, "category_id": 4, "bbox": box, "score": 0.7},
     ]
     gt = load_annotations(write(tmp_path / "gt.json", gt_dict))
-    runs = load_runs(gt, {"a": write(tmp_path / "a.json", rows)}, progress=False)
+    runs = load_runs(gt, {"a": write(tmp_path / "a.json", rows)})
     analysis = analyse(gt, runs)
     assert [(c.gt_category, c.predicted, c.counts) for c in analysis.confusions] == [(0, 1, [1])]
     printed = analysis.to_text().split("Most frequent confusions")[1].splitlines()[3]
@@ -254,7 +254,7 @@ def test_secondary_views_equal_a_plain_loop(tmp_path):
             outcomes = Counter(Outcome(run.matches.outcome[d]).name for d in kept)
             assert counts == {name: outcomes[name] for name in counts}
             groups = Counter(
-                str(gt.frequency[run.detections.category[d]])
+                str(gt.groups[run.detections.category[d]])
                 for d in kept
                 if run.matches.outcome[d] == Outcome.FP
             )
@@ -278,7 +278,7 @@ def test_a_recall_of_whole_objects_asks_for_no_more(tmp_path, recall):
         for i, box in enumerate(boxes)
     ]
     gt = load_annotations(write(tmp_path / "gt.json", gt_dict))
-    runs = load_runs(gt, {"run": write(tmp_path / "run.json", rows)}, progress=False)
+    runs = load_runs(gt, {"run": write(tmp_path / "run.json", rows)})
     part = analyse(gt, runs, recall=recall).runs[0]
     assert part.true_positives.tolist() == [round(20 * recall)]
 
@@ -343,7 +343,7 @@ def test_filters_decide_what_counts(tmp_path):
     assert [sum(s.false_positives[i] for s in scenes) for i in range(2)] == by_type
     assert {o.kind for s in scenes for run in s.detections for o in run} > {"Bkg"}
     assert find_categories(gt, ["category 3"], ["r"]) == sorted(
-        {int(gt.category_row(3)), *np.flatnonzero(gt.frequency == "r").tolist()}
+        {int(gt.category_row(3)), *np.flatnonzero(gt.groups == "r").tolist()}
     )
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 from pycocotools import mask as coco_mask
 
-from iif import ClassFrequency, InputError
+from iif import ClassStatistics, InputError
 from iif.cli import main
 from iif.data import characters, glyphs
 from iif.data.characters import choose_characters, draw_character, font_path
@@ -95,7 +95,7 @@ def test_files_are_lvis_v1(medium, split):
 def test_categories_carry_training_counts_in_both_files(medium):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the counts agree with the annotations
-        counted = ClassFrequency.from_json(medium / "glyphs_train.json", cache=False)
+        counted = ClassStatistics.from_json(medium / "glyphs_train.json", cache=False)
     for split in ("train", "val"):
         categories = read(medium, split)["categories"]
         assert [c["image_count"] for c in categories] == counted.image_count.tolist()
@@ -104,7 +104,7 @@ def test_categories_carry_training_counts_in_both_files(medium):
 
 
 def test_training_is_long_tailed_and_validation_balanced(medium):
-    train = ClassFrequency.from_json(medium / "glyphs_train.json", cache=False)
+    train = ClassStatistics.from_json(medium / "glyphs_train.json", cache=False)
     assert sorted(train.image_count, reverse=True) == training_counts(30, 120).tolist()
     assert train.image_count.min() >= 1
     assert train.image_count.max() > 5 * np.median(train.image_count)
@@ -112,7 +112,7 @@ def test_training_is_long_tailed_and_validation_balanced(medium):
     rank = np.argsort(np.argsort(-train.image_count))
     assert abs(np.corrcoef(rank, train.ids)[0, 1]) < 0.5
     with pytest.warns(UserWarning, match="disagrees"):
-        val = ClassFrequency.from_json(medium / "glyphs_val.json", cache=False)
+        val = ClassStatistics.from_json(medium / "glyphs_val.json", cache=False)
     assert set(val.image_count) == {4}
 
 
@@ -121,7 +121,7 @@ def test_counts_fall_by_a_power_law_with_all_of_lvis_groups(categories, train):
     counts = training_counts(categories, train)
     assert (np.diff(counts) <= 0).all()
     assert counts.min() == 1
-    groups = Counter(ClassFrequency(counts, train).groups.tolist())
+    groups = Counter(ClassStatistics(image_count=counts, num_images=train).groups.tolist())
     assert min(groups[g] for g in "rcf") >= categories // 10
     assert counts.max() < train / 2  # every variant's weights are positive
     free = (counts > 20) & (counts < counts.max())
@@ -133,7 +133,7 @@ def test_counts_fall_by_a_power_law_with_all_of_lvis_groups(categories, train):
 
 def test_every_category_is_in_training_even_with_few_images(tmp_path):
     folder = make_glyphs(tmp_path / "few", GlyphSettings(40, 10, 10, 96), workers=1)
-    counted = ClassFrequency.from_json(folder / "glyphs_train.json", cache=False)
+    counted = ClassStatistics.from_json(folder / "glyphs_train.json", cache=False)
     assert counted.image_count.min() >= 1
 
 

@@ -13,6 +13,7 @@ from pycocotools import mask as mask_utils
 
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import load_results
+from iif.errors import InputError
 from iif.evaluation.matching import (
     ErrorType,
     Matches,
@@ -22,7 +23,6 @@ from iif.evaluation.matching import (
     match,
     save_matches,
 )
-from iif.files import InputError
 from random_cases import random_case
 
 

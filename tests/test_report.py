@@ -33,10 +33,10 @@ from helpers_report import (
 from iif.cli import main
 from iif.data.annotations import load_annotations
 from iif.data.results import Detections
+from iif.errors import InputError
 from iif.evaluation import false_positives as fp
 from iif.evaluation import scenes
 from iif.evaluation.compare import Interval
-from iif.files import InputError
 from iif.report import charts
 from iif.report.crops import (
     MAX_BYTES,
@@ -667,7 +667,7 @@ def test_report_refuses_a_missing_image(
 def analysed(evaluated: Path) -> tuple:
     gt = load_annotations(evaluated / "gt.json", masks=True)
     paths = {name: evaluated / f"{name}.json" for name in ("baseline", "IIF")}
-    runs = fp.load_runs(gt, paths, iou_type="segm", progress=False)
+    runs = fp.load_runs(gt, paths, iou_type="segm")
     return fp.analyse(gt, runs), runs
 
 
@@ -751,7 +751,7 @@ def test_few_subjects_come_from_every_stratum(analysed: tuple) -> None:
     analysis, runs = analysed
 
     def stratum(subject: object) -> tuple:
-        return subject.change, str(analysis.frequency[subject.category]), subject.kind
+        return subject.change, str(analysis.category_groups[subject.category]), subject.kind
 
     everything = choose_subjects(analysis, runs, 10**6)
     strata = {stratum(s) for s in everything}
@@ -763,7 +763,7 @@ def test_few_subjects_come_from_every_stratum(analysed: tuple) -> None:
 
 def test_single_run_has_no_changes(evaluated: Path) -> None:
     gt = load_annotations(evaluated / "gt.json", masks=True)
-    runs = fp.load_runs(gt, {"IIF": evaluated / "IIF.json"}, iou_type="bbox", progress=False)
+    runs = fp.load_runs(gt, {"IIF": evaluated / "IIF.json"}, iou_type="bbox")
     subjects = choose_subjects(fp.analyse(gt, runs), runs, 50)
     assert subjects
     assert {s.change for s in subjects} == {""}

@@ -19,7 +19,7 @@ from iif.data import results as results_module
 from iif.data import rle
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import available_iou_types, load_results, write_results
-from iif.files import InputError
+from iif.errors import InputError
 from random_cases import random_case
 
 

@@ -17,7 +17,7 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 
-from iif import ClassFrequency, IIFLogits, InputError, iif_weights
+from iif import ClassStatistics, IIFLogits, InputError, iif_weights
 from iif.tv import add_iif, maskrcnn_resnet18_fpn_small, replace_predictors
 from iif.tv.predictor import IIFFastRCNNPredictor
 
@@ -183,8 +183,8 @@ def test_background_first_and_last_give_the_same_probabilities(regions, weights,
 
 
 def test_weights_from_counts_fit():
-    frequency = ClassFrequency(image_count=[1, 2, 5, 10, 90], num_images=100)
-    model = add_iif(small_model(), iif_weights(frequency, "raw"))
+    statistics = ClassStatistics(image_count=[1, 2, 5, 10, 90], num_images=100)
+    model = add_iif(small_model(), iif_weights(statistics, "raw"))
     expected = torch.log(100 / torch.tensor([1.0, 2, 5, 10, 90]))
     torch.testing.assert_close(model.roi_heads.box_predictor.iif_logits.weight[1:], expected)
 

@@ -38,7 +38,7 @@ def data(tmp_path_factory):
 
 
 def run(data, output, config=None, **options):
-    options = {"device": "cpu", "progress": False, **options}
+    options = {"device": "cpu", **options}
     return train(data, data.parent / "images", output, config or tiny_config(), **options)
 
 
@@ -127,7 +127,7 @@ class TestTraining:
             f"data = {os.fspath(data)!r}\n"
             "config = tiny_config(iterations=3, images_per_batch=4)\n"
             f"summary = train(data, {os.fspath(data.parent / 'images')!r}, sys.argv[1], config,\n"
-            "    val_json=data, device='cpu', progress=False)\n"
+            "    val_json=data, device='cpu')\n"
             "print('SUMMARY', summary is not None)\n"
         )
         done = subprocess.run(
@@ -147,9 +147,7 @@ class TestTraining:
         assert ids == sorted(ids)
         # What process 0 saved is what both have: the gradients were averaged.
         detector = load(tmp_path / "out")
-        evaluate(
-            detector, data, data.parent / "images", tmp_path / "alone", device="cpu", progress=False
-        )
+        evaluate(detector, data, data.parent / "images", tmp_path / "alone", device="cpu")
         alone = json.loads((tmp_path / "alone/inference/lvis_instances_results.json").read_text())
         assert len(alone) == len(results)
         for one, other in zip(alone, results, strict=True):
@@ -207,9 +205,7 @@ class TestEvaluation:
         output, summary = trained
         moved = tmp_path / "moved.pth"
         shutil.copy(output / "model_final.pth", moved)
-        again = evaluate(
-            moved, data, data.parent / "images", tmp_path, device="cpu", progress=False
-        )
+        again = evaluate(moved, data, data.parent / "images", tmp_path, device="cpu")
         assert again["metrics"] == summary["metrics"]
 
     def test_loaded_model_gives_bit_equal_output(self, data, trained):
@@ -225,8 +221,8 @@ class TestEvaluation:
     def test_a_checkpoint_says_what_it_was_trained_on(self, trained):
         detector = load(trained[0])
         assert detector.iteration == 6
-        assert detector.frequency.ids.tolist() == sorted(CATEGORY_IDS)
-        assert detector.frequency.image_count.tolist() == [8, 4, 3, 2]
+        assert detector.statistics.ids.tolist() == sorted(CATEGORY_IDS)
+        assert detector.statistics.image_count.tolist() == [8, 4, 3, 2]
         assert detector.config == tiny_config(iterations=6)
         weight = detector.model.roi_heads.box_predictor.iif_logits.weight
         expected = [1.0, *(math.log(9 / (f + 1)) + 1 for f in (8, 4, 3, 2))]
@@ -240,7 +236,7 @@ class TestEvaluation:
             del category["frequency"], category["image_count"]
         path = tmp_path / "coco.json"
         path.write_text(json.dumps(content))
-        options = {"device": "cpu", "progress": False, "val_json": path}
+        options = {"device": "cpu", "val_json": path}
         images = data.parent / "images"
         with pytest.raises(InputError, match="--exhaustive"):
             train(path, images, tmp_path / "out", tiny_config(iterations=1), **options)

@@ -12,10 +12,10 @@ from helpers_compare import SIZE, make_gt, make_results, write
 from iif.cli import main
 from iif.data.annotations import load_annotations
 from iif.data.images import find_images, read_image
+from iif.errors import InputError
 from iif.evaluation import false_positives
 from iif.evaluation.false_positives import ERROR_TYPES
 from iif.evaluation.scenes import KINDS, Scene, SceneObject
-from iif.files import InputError
 from iif.report.palette import DASHED, OUTCOME_COLORS, OUTCOME_LABELS
 from iif.report.pictures import (
     MAX_OBJECTS,

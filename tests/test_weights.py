@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
-from iif import ClassFrequency, InputError, iif_weights
+from iif import ClassStatistics, InputError, iif_weights
 from iif.cli import main
 from iif.report.plots import plot_weights
 from iif.weights import COUNT_BY, VARIANTS, write_weights_csv
@@ -43,7 +43,9 @@ EXACT = {
 # LVIS v1 train: category id 1 is shown by 64 of 100,170 images, 109 of 1,270,141 instances; the
 # other 11 stand for the rest of the instances.
 REST = [115_457] * 10 + [115_462]
-LVIS_V1 = ClassFrequency([64, *[9_000] * 11], 100_170, [109, *REST])
+LVIS_V1 = ClassStatistics(
+    image_count=[64, *[9_000] * 11], num_images=100_170, instance_count=[109, *REST]
+)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_equals_the_formula_in_forty_digits(variant, total):
     counts = sorted(
         {1, 2, 10, 64, 1000, total // 3, total // 2 - 1} & set(range(1, total // 2 + 1))
     )
-    weights = iif_weights(ClassFrequency(counts, total), variant)
+    weights = iif_weights(ClassStatistics(image_count=counts, num_images=total), variant)
     for count, weight in zip(counts, weights.tolist(), strict=True):
         exact = EXACT[variant](mpf(count), mpf(total))
         # Near 1/2, f / N itself is only known to 1e-16, whatever the formula.
@@ -83,7 +85,9 @@ def test_equals_the_formula_in_forty_digits(variant, total):
 
 @pytest.mark.parametrize(("variant", "expected"), [("prob", -0.1685), ("normit", -0.1055)])
 def test_a_negative_weight_is_refused_by_name(variant, expected):
-    coco = ClassFrequency([64_115, 3_252], 118_287, names=["person", "bicycle"])
+    coco = ClassStatistics(
+        image_count=[64_115, 3_252], num_images=118_287, names=["person", "bicycle"]
+    )
     with pytest.raises(InputError, match=rf"{variant}.*'person' \(id 1: 64115 images\)") as error:
         iif_weights(coco, variant)
     assert f"{expected:.4f}"[:6] in str(error.value)
@@ -93,48 +97,59 @@ def test_a_negative_weight_is_refused_by_name(variant, expected):
 
 
 def test_nonpositive_clamp_leaves_positive_weights_alone():
-    frequency = ClassFrequency([900, 1000, 400, 2], 1000)
+    statistics = ClassStatistics(image_count=[900, 1000, 400, 2], num_images=1000)
     with pytest.warns(UserWarning, match="'1' .*'2'"):
-        weights = iif_weights(frequency, "prob", nonpositive="clamp")
-    positive = iif_weights(ClassFrequency([400, 2], 1000), "prob")
+        weights = iif_weights(statistics, "prob", nonpositive="clamp")
+    positive = iif_weights(ClassStatistics(image_count=[400, 2], num_images=1000), "prob")
     assert weights.tolist() == [positive[0], positive[0], positive[0], positive[1]]
 
 
 def test_nonpositive_clamp_needs_a_positive_weight_to_clamp_to():
     with pytest.raises(InputError, match=r"raw.*is 0 \(and 1 more class.*take another") as error:
-        iif_weights(ClassFrequency([5, 5], 5), "raw", nonpositive="clamp")
+        iif_weights(ClassStatistics(image_count=[5, 5], num_images=5), "raw", nonpositive="clamp")
     assert "clamp" not in str(error.value)
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "smooth"])
 @pytest.mark.parametrize("count_by", COUNT_BY)
 def test_a_class_never_seen_is_refused_or_clamped(variant, count_by):
-    frequency = ClassFrequency([5, 0, 30, 20], 1000, [50, 0, 50, 40], ["a", "ghost", "c", "d"])
+    statistics = ClassStatistics(
+        image_count=[5, 0, 30, 20],
+        num_images=1000,
+        instance_count=[50, 0, 50, 40],
+        names=["a", "ghost", "c", "d"],
+    )
     with pytest.raises(InputError, match=rf"{variant} weight by {count_by}.*'ghost'.*is inf"):
-        iif_weights(frequency, variant, count_by)
+        iif_weights(statistics, variant, count_by)
     with pytest.raises(InputError, match="zero_count"):
-        iif_weights(frequency, variant, count_by, nonpositive="clamp")
+        iif_weights(statistics, variant, count_by, nonpositive="clamp")
     with pytest.warns(UserWarning, match=r"'ghost' \(id 2: 0 images, 0 instances\)"):
-        clamped = iif_weights(frequency, variant, count_by, zero_count="clamp", nonpositive="clamp")
+        clamped = iif_weights(
+            statistics, variant, count_by, zero_count="clamp", nonpositive="clamp"
+        )
     total = 1000 if count_by == "image" else 140
     assert clamped[1].item() == pytest.approx(float(EXACT[variant](mpf(1), mpf(total))), rel=1e-12)
 
 
 def test_smooth_is_finite_for_a_class_never_seen():
-    frequency = ClassFrequency([5, 0], 10)
-    assert iif_weights(frequency, "smooth")[1].item() == pytest.approx(math.log(11) + 1)
+    statistics = ClassStatistics(image_count=[5, 0], num_images=10)
+    assert iif_weights(statistics, "smooth")[1].item() == pytest.approx(math.log(11) + 1)
 
 
 def test_no_warning_where_nothing_is_clamped():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        iif_weights(ClassFrequency([5, 1], 1000), zero_count="clamp", nonpositive="clamp")
+        iif_weights(
+            ClassStatistics(image_count=[5, 1], num_images=1000),
+            zero_count="clamp",
+            nonpositive="clamp",
+        )
 
 
 @pytest.mark.parametrize("variant", ["raw", "base2", "base10", "prob", "normit", "gombit"])
 def test_a_class_in_every_image_is_refused(variant):
     with pytest.raises(InputError, match="finite and positive"):
-        iif_weights(ClassFrequency([5, 10], 10), variant)
+        iif_weights(ClassStatistics(image_count=[5, 10], num_images=10), variant)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +168,7 @@ def test_a_mistyped_argument_lists_the_right_ones(arguments, message):
 
 def test_weights_by_instance_need_instances():
     with pytest.raises(InputError, match="count_by 'image'"):
-        iif_weights(ClassFrequency([5], 10), count_by="instance")
+        iif_weights(ClassStatistics(image_count=[5], num_images=10), count_by="instance")
 
 
 # Counts below a third of N, where every variant is positive.
@@ -163,7 +178,7 @@ counts_strategy = st.lists(st.integers(1, 3000), min_size=2, max_size=30)
 @settings(max_examples=60)
 @given(counts=counts_strategy, variant=st.sampled_from(VARIANTS))
 def test_a_more_frequent_class_never_weighs_more(counts, variant):
-    weights = iif_weights(ClassFrequency(counts, 10_000), variant)
+    weights = iif_weights(ClassStatistics(image_count=counts, num_images=10_000), variant)
     order = np.argsort(counts)
     ordered_counts, ordered = np.array(counts)[order], weights.numpy()[order]
     steps = np.diff(ordered)
@@ -174,8 +189,8 @@ def test_a_more_frequent_class_never_weighs_more(counts, variant):
 @settings(max_examples=60)
 @given(counts=counts_strategy)
 def test_bases_differ_by_a_factor_only(counts):
-    frequency = ClassFrequency(counts, 10_000)
-    raw, base2, base10 = (iif_weights(frequency, v) for v in ("raw", "base2", "base10"))
+    statistics = ClassStatistics(image_count=counts, num_images=10_000)
+    raw, base2, base10 = (iif_weights(statistics, v) for v in ("raw", "base2", "base10"))
     torch.testing.assert_close(base2 * math.log(2), raw, rtol=1e-14, atol=0)
     torch.testing.assert_close(base10 * math.log(10), raw, rtol=1e-14, atol=0)
 
@@ -187,14 +202,17 @@ def test_the_order_of_the_rows_does_not_matter(counts, variant, data):
         st.lists(st.integers(0, 9999), unique=True, min_size=len(counts), max_size=len(counts))
     )
     order = data.draw(st.permutations(range(len(counts))))
-    straight = iif_weights(ClassFrequency(counts, 10_000, ids=ids), variant)
+    straight = iif_weights(ClassStatistics(image_count=counts, num_images=10_000, ids=ids), variant)
     shuffled = iif_weights(
-        ClassFrequency([counts[i] for i in order], 10_000, ids=[ids[i] for i in order]), variant
+        ClassStatistics(
+            image_count=[counts[i] for i in order], num_images=10_000, ids=[ids[i] for i in order]
+        ),
+        variant,
     )
     assert torch.equal(straight, shuffled)
     by_id = dict(zip(sorted(ids), straight.tolist(), strict=True))
     for key, count in zip(ids, counts, strict=True):
-        alone = iif_weights(ClassFrequency([count], 10_000), variant)
+        alone = iif_weights(ClassStatistics(image_count=[count], num_images=10_000), variant)
         assert by_id[key] == pytest.approx(alone.item(), rel=1e-15)
 
 
@@ -209,8 +227,14 @@ def test_the_order_of_the_rows_does_not_matter(counts, variant, data):
 )
 def test_by_instance_counts_instances_and_their_total(counts, variant):
     images, instances = zip(*counts, strict=True)
-    by_instance = iif_weights(ClassFrequency(images, 5000, instances), variant, "instance")
-    as_images = iif_weights(ClassFrequency(instances, sum(instances)), variant, "image")
+    by_instance = iif_weights(
+        ClassStatistics(image_count=images, num_images=5000, instance_count=instances),
+        variant,
+        "instance",
+    )
+    as_images = iif_weights(
+        ClassStatistics(image_count=instances, num_images=sum(instances)), variant, "image"
+    )
     assert torch.equal(by_instance, as_images)
 
 
@@ -223,21 +247,21 @@ def test_command_writes_table_and_plot(glyphs_dir, tmp_path, capsys, count_by):
     table, plot = tmp_path / "out" / "w.csv", tmp_path / "out" / "w.png"
     arguments = ["weights", "--json", train, "--variant", "smooth", "--count-by", count_by]
     assert main([*arguments, "--csv", str(table), "--plot", str(plot)]) == 0
-    frequency = ClassFrequency.from_json(train)
-    expected = iif_weights(frequency, "smooth", count_by)
+    statistics = ClassStatistics.from_json(train)
+    expected = iif_weights(statistics, "smooth", count_by)
     with open(table, newline="") as f:
         rows = list(csv.DictReader(f))
     assert list(rows[0]) == ["id", "name", "image_count", "instance_count", "weight"]
-    assert [int(row["id"]) for row in rows] == frequency.ids.tolist()
-    assert [row["name"] for row in rows] == frequency.names
-    assert [int(row["image_count"]) for row in rows] == frequency.image_count.tolist()
-    assert [int(row["instance_count"]) for row in rows] == frequency.instance_count.tolist()
+    assert [int(row["id"]) for row in rows] == statistics.ids.tolist()
+    assert [row["name"] for row in rows] == statistics.names
+    assert [int(row["image_count"]) for row in rows] == statistics.image_count.tolist()
+    assert [int(row["instance_count"]) for row in rows] == statistics.instance_count.tolist()
     assert [float(row["weight"]) for row in rows] == expected.tolist()
     assert plot.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "12 classes, 40 images" in printed
     for group, name in (("r", "rare"), ("c", "common"), ("f", "frequent")):
-        number = np.count_nonzero(frequency.groups == group)
+        number = np.count_nonzero(statistics.groups == group)
         (line,) = [line for line in printed.splitlines() if line.startswith(name)]
         assert int(line.split()[1]) == number
 
@@ -261,8 +285,8 @@ def test_command_refuses_in_one_line(glyphs_dir, tmp_path, capsys, monkeypatch, 
 
 
 def test_table_leaves_unknown_instances_empty(tmp_path: Path):
-    frequency = ClassFrequency([2, 5], 10, names=['a "b", c', "é"])
-    write_weights_csv(tmp_path / "w.csv", frequency, iif_weights(frequency))
+    statistics = ClassStatistics(image_count=[2, 5], num_images=10, names=['a "b", c', "é"])
+    write_weights_csv(tmp_path / "w.csv", statistics, iif_weights(statistics))
     with open(tmp_path / "w.csv", newline="", encoding="utf-8") as f:
         rows = list(csv.reader(f))
     assert rows[1] == ["1", 'a "b", c', "2", "", repr(math.log(5))]
@@ -271,9 +295,9 @@ def test_table_leaves_unknown_instances_empty(tmp_path: Path):
 
 def test_plot_shows_every_class_in_the_colour_of_its_group():
     counts = [0, 3, 10, 11, 100, 101, 900]
-    frequency = ClassFrequency(counts, 1000)
-    weights = iif_weights(frequency, "smooth")
-    by_count, by_rank = plot_weights(frequency, weights, variant="smooth").axes
+    statistics = ClassStatistics(image_count=counts, num_images=1000)
+    weights = iif_weights(statistics, "smooth")
+    by_count, by_rank = plot_weights(statistics, weights, variant="smooth").axes
     sizes = [len(points.get_offsets()) for points in by_count.collections]
     assert sizes == [3, 2, 2]
     points = np.concatenate([points.get_offsets() for points in by_count.collections])
@@ -284,4 +308,4 @@ def test_plot_shows_every_class_in_the_colour_of_its_group():
     labels = [text.get_text() for text in by_count.get_legend().get_texts()]
     assert labels == ["rare (3)", "common (2)", "frequent (2)", "background (1)"]
     with pytest.raises(InputError, match="not counted"):
-        plot_weights(frequency, weights, variant="raw", count_by="instance")
+        plot_weights(statistics, weights, variant="raw", count_by="instance")

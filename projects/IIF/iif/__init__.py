@@ -4,11 +4,11 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from iif.files import InputError
+from iif.errors import InputError
 
 if TYPE_CHECKING:
-    from iif.frequency import ClassFrequency
     from iif.logits import IIFLogits
+    from iif.statistics import ClassStatistics
     from iif.weights import iif_weights
 
 try:
@@ -16,11 +16,11 @@ try:
 except PackageNotFoundError:  # a checkout on PYTHONPATH, not installed
     __version__ = "0+unknown"
 
-__all__ = ["ClassFrequency", "IIFLogits", "InputError", "__version__", "iif_weights"]
+__all__ = ["ClassStatistics", "IIFLogits", "InputError", "__version__", "iif_weights"]
 
 # Imported when first used (PEP 562): torch takes seconds and hundreds of megabytes, which the
 # evaluation, the comparison and the report do without.
-_HOME = {"ClassFrequency": "frequency", "IIFLogits": "logits", "iif_weights": "weights"}
+_HOME = {"ClassStatistics": "statistics", "IIFLogits": "logits", "iif_weights": "weights"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from iif.files import InputError
+from iif.errors import InputError
 
 if TYPE_CHECKING:
     from iif.report.pictures import Drawer
@@ -74,30 +74,30 @@ def _add_weights(commands: argparse._SubParsersAction) -> None:
 
 
 def _run_weights(args: argparse.Namespace) -> None:
-    from iif.frequency import ClassFrequency
+    from iif.statistics import ClassStatistics
     from iif.weights import format_weights, iif_weights, write_weights_csv
 
-    frequency = ClassFrequency.from_json(args.json)
+    statistics = ClassStatistics.from_json(args.json)
     weights = iif_weights(
-        frequency,
+        statistics,
         args.variant,
         args.count_by,
         zero_count=args.zero_count,
         nonpositive=args.nonpositive,
     )
     print(
-        f"{args.json}: {len(frequency):,} classes, {frequency.num_images:,} images, "
-        f"{frequency.num_instances:,} instances; {args.variant} weights by {args.count_by}\n"
+        f"{args.json}: {len(statistics):,} classes, {statistics.num_images:,} images, "
+        f"{statistics.num_instances:,} instances; {args.variant} weights by {args.count_by}\n"
     )
-    print(format_weights(frequency, weights))
+    print(format_weights(statistics, weights))
     if args.plot:
         from iif.report.plots import save_weights_plot
 
         save_weights_plot(
-            args.plot, frequency, weights, variant=args.variant, count_by=args.count_by
+            args.plot, statistics, weights, variant=args.variant, count_by=args.count_by
         )
         print(f"\nPlot: {args.plot}")
-    write_weights_csv(args.csv, frequency, weights)
+    write_weights_csv(args.csv, statistics, weights)
     print(f"Table: {args.csv}")
 
 
@@ -297,18 +297,18 @@ def _run_false_positives(args: argparse.Namespace) -> None:
     from iif.data.images import find_images
     from iif.evaluation import false_positives as fp
     from iif.evaluation import scenes as sc
-    from iif.frequency import ClassFrequency
     from iif.report import pictures
+    from iif.statistics import ClassStatistics
 
     paths = [args.baseline, args.results] if args.baseline else [args.results]
     names = args.names or ["baseline", "IIF"][-len(paths) :]
     if len(names) != len(paths) or len(set(names)) != len(names):
         raise InputError(f"--names: {len(paths)} different names are needed, one for each run")
     fp.check_recall(args.recall)
-    frequency = ClassFrequency.from_json(args.train_json) if args.train_json else None
+    statistics = ClassStatistics.from_json(args.train_json) if args.train_json else None
     iou_type = args.iou_type or fp.common_iou_type(paths)
     gt = load_annotations(
-        args.gt, exhaustive=args.exhaustive, masks=iou_type == "segm", frequency=frequency
+        args.gt, exhaustive=args.exhaustive, masks=iou_type == "segm", statistics=statistics
     )
     categories = sc.find_categories(gt, args.category, args.group)
     sc.check_image_ids(gt, args.image_id or [])

@@ -16,6 +16,8 @@ from typing import IO, Annotated, Any, TypeVar
 
 import msgspec
 
+from iif.errors import InputError
+
 T = TypeVar("T")
 # An id of an annotation file: what int64 holds.
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -30,13 +32,6 @@ _RELEVANT_DISTRIBUTIONS = (
     "detectron2",
     "torchvision",
 )
-
-
-class InputError(ValueError):
-    """A fault in what the user gave; its message names the file, the key and the remedy.
-
-    The command line prints the message alone, without a traceback, and exits with status 2.
-    """
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -23,7 +23,8 @@ from typing import Any
 from tqdm import tqdm
 
 from iif.data.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
-from iif.files import InputError, read_json, sha256_file, write_json
+from iif.errors import InputError
+from iif.files import read_json, sha256_file, write_json
 
 # Engines in the order of preference, and what each imports.
 _NEEDS = {"detectron2": ("iif.d2",), "torchvision": ("iif.tv", "tensorboard")}
@@ -192,15 +193,15 @@ def _step(number: int, what: str) -> Iterator[None]:
 
 
 def _write_weights(folder: Path, data: Path) -> None:
-    from iif.frequency import ClassFrequency
     from iif.report.plots import save_weights_plot
+    from iif.statistics import ClassStatistics
     from iif.weights import iif_weights, write_weights_csv
 
-    frequency = ClassFrequency.from_json(data / TRAIN_JSON)
+    statistics = ClassStatistics.from_json(data / TRAIN_JSON)
     variant = RUNS["iif"][1]
-    weights = iif_weights(frequency, variant)
-    write_weights_csv(folder / "weights.csv", frequency, weights)
-    save_weights_plot(folder / "weights.png", frequency, weights, variant=variant)
+    weights = iif_weights(statistics, variant)
+    write_weights_csv(folder / "weights.csv", statistics, weights)
+    save_weights_plot(folder / "weights.png", statistics, weights, variant=variant)
 
 
 def _train_runs(engine: str, demo: Demo, data: Path, folder: Path) -> None:

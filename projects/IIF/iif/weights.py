@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iif.files import InputError, atomic_write
-from iif.frequency import ClassFrequency
+from iif.errors import InputError
+from iif.files import atomic_write
+from iif.statistics import ClassStatistics
 
 # Each variant as a function of the classes' counts f (K,) and of the total N.
 _FORMULAS: dict[str, Callable[[Tensor, int], Tensor]] = {
@@ -34,7 +35,7 @@ NONPOSITIVE = ("error", "clamp")
 
 
 def iif_weights(
-    frequency: ClassFrequency,
+    statistics: ClassStatistics,
     variant: str = "raw",
     count_by: str = "image",
     *,
@@ -59,9 +60,9 @@ def iif_weights(
     and zero (a class in all images) would switch it off.
 
     Args:
-        frequency: the counts.
+        statistics: the counts.
         variant: one of ``VARIANTS``.
-        count_by: one of ``COUNT_BY``; "instance" is the paper's inverse object frequency.
+        count_by: one of ``COUNT_BY``; "instance" is the paper's inverse object statistics.
         zero_count: "error" leaves a count of 0 as it is, so that its infinite weight is refused;
             "clamp" counts a class that was never seen as seen once, and warns.
         nonpositive: "error" refuses a weight that is zero, negative or minus infinity; "clamp"
@@ -84,12 +85,12 @@ def iif_weights(
         if value not in legal:
             raise InputError(f"{name} is {value!r}; it must be one of {', '.join(legal)}")
 
-    counts, total = _counts(frequency, count_by)
+    counts, total = _counts(statistics, count_by)
     unseen = np.flatnonzero(counts == 0)
     if zero_count == "clamp" and len(unseen):
         warnings.warn(
-            f"{frequency.source}: never seen, counted as seen once (zero_count=clamp): "
-            f"{frequency.describe(unseen)}",
+            f"{statistics.source}: never seen, counted as seen once (zero_count=clamp): "
+            f"{statistics.describe(unseen)}",
             stacklevel=2,
         )
         counts = np.maximum(counts, 1)
@@ -100,31 +101,31 @@ def iif_weights(
     if nonpositive == "clamp" and low.any() and usable.any():
         floor = weights[usable].min()
         warnings.warn(
-            f"{frequency.source}: the {variant} weight by {count_by} is not positive, raised to "
-            f"{floor.item():.4g} (nonpositive=clamp): {frequency.describe(np.flatnonzero(low))}",
+            f"{statistics.source}: the {variant} weight by {count_by} is not positive, raised to "
+            f"{floor.item():.4g} (nonpositive=clamp): {statistics.describe(np.flatnonzero(low))}",
             stacklevel=2,
         )
         weights = torch.where(low, floor, weights)
-    _refuse_unusable(weights, counts, frequency, variant, count_by, clamped=nonpositive == "clamp")
+    _refuse_unusable(weights, counts, statistics, variant, count_by, clamped=nonpositive == "clamp")
     return weights
 
 
-def _counts(frequency: ClassFrequency, count_by: str) -> tuple[np.ndarray, int]:
+def _counts(statistics: ClassStatistics, count_by: str) -> tuple[np.ndarray, int]:
     """Return the counts (K,) and their total N."""
     if count_by == "image":
-        return frequency.image_count, frequency.num_images
-    if frequency.instance_count is None:
+        return statistics.image_count, statistics.num_images
+    if statistics.instance_count is None:
         raise InputError(
-            f"{frequency.source}: count_by is 'instance' but the instances were not counted; "
+            f"{statistics.source}: count_by is 'instance' but the instances were not counted; "
             "take the counts from the training annotation file, or use count_by 'image'"
         )
-    return frequency.instance_count, int(frequency.instance_count.sum())
+    return statistics.instance_count, int(statistics.instance_count.sum())
 
 
 def _refuse_unusable(
     weights: Tensor,
     counts: np.ndarray,
-    frequency: ClassFrequency,
+    statistics: ClassStatistics,
     variant: str,
     count_by: str,
     *,
@@ -141,40 +142,40 @@ def _refuse_unusable(
     value = weights[wrong[0]].item()
     others = f" (and {len(wrong) - 1} more classes)" if len(wrong) > 1 else ""
     raise InputError(
-        f"{frequency.source}: the {variant} weight by {count_by} of class "
-        f"{frequency.describe(wrong[0])} is {value:.6g}{others}; it must be finite and positive: "
+        f"{statistics.source}: the {variant} weight by {count_by} of class "
+        f"{statistics.describe(wrong[0])} is {value:.6g}{others}; it must be finite and positive: "
         f"{', or '.join([*remedies, 'take another variant'])}"
     )
 
 
 def write_weights_csv(
-    path: str | os.PathLike[str], frequency: ClassFrequency, weights: Tensor
+    path: str | os.PathLike[str], statistics: ClassStatistics, weights: Tensor
 ) -> None:
     """Write id, name, image_count, instance_count (empty when not known) and weight per class."""
-    instances = frequency.instance_count
+    instances = statistics.instance_count
     with atomic_write(path) as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(["id", "name", "image_count", "instance_count", "weight"])
         for row, weight in enumerate(weights.tolist()):
             writer.writerow(
                 [
-                    frequency.ids[row],
-                    frequency.names[row],
-                    frequency.image_count[row],
+                    statistics.ids[row],
+                    statistics.names[row],
+                    statistics.image_count[row],
                     "" if instances is None else instances[row],
                     repr(weight),
                 ]
             )
 
 
-def format_weights(frequency: ClassFrequency, weights: Tensor) -> str:
+def format_weights(statistics: ClassStatistics, weights: Tensor) -> str:
     """Return a text table of classes, training images and weights by frequency group."""
     lines = [f"{'group':<10}{'classes':>8}{'images':>18}{'weight':>20}"]
     for group, name in (("r", "rare"), ("c", "common"), ("f", "frequent")):
-        rows = np.flatnonzero(frequency.groups == group)
+        rows = np.flatnonzero(statistics.groups == group)
         cells = f"{name:<10}{len(rows):>8}"
         if len(rows):
-            images, weight = frequency.image_count[rows], weights.numpy()[rows]
+            images, weight = statistics.image_count[rows], weights.numpy()[rows]
             cells += f"{f'{images.min()} - {images.max()}':>18}"
             cells += f"{f'{weight.min():.4f} - {weight.max():.4f}':>20}"
         lines.append(cells)

@@ -15,7 +15,8 @@ from torch import nn
 
 from iif.d2.cosine import CosineClassifier, CosineMaskHead
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
-from iif.files import InputError, atomic_write
+from iif.errors import InputError
+from iif.files import atomic_write
 from iif.logits import PostHocIIFLogits
 
 # IIF's ROI heads and those of Detectron2 that take a folded checkpoint.

@@ -15,7 +15,8 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from iif.data.annotations import AnnotatedImage, image_file
-from iif.files import InputError, read_json
+from iif.errors import InputError
+from iif.files import read_json
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from detectron2.layers import FrozenBatchNorm2d
 from torch import nn
 
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
-from iif.files import InputError
+from iif.errors import InputError
 
 
 def freeze_all_but_classifier(model: nn.Module) -> nn.Module:

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 from iif.d2.datasets import read_header
 from iif.data.results import IouType, write_results
 from iif.evaluation.summary import evaluate_files, format_summary
-from iif.frequency import ClassFrequency
+from iif.statistics import ClassStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class IIFEvaluator(DatasetEvaluator):
         output_dir: str | Path,
         *,
         iou_types: Sequence[IouType] = ("bbox", "segm"),
-        frequency: ClassFrequency | None = None,
+        statistics: ClassStatistics | None = None,
         test_settings: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         distributed: bool = True,
@@ -51,7 +51,7 @@ class IIFEvaluator(DatasetEvaluator):
             dataset_name: a registered data set whose metadata names its annotation file.
             output_dir: the folder to write to.
             iou_types: "bbox", "segm" or both.
-            frequency: the training set's counts, which give a COCO-format data set its rare,
+            statistics: the training set's counts, which give a COCO-format data set its rare,
                 common and frequent classes. An LVIS-format file has its own.
             test_settings: score_threshold, nms_threshold and detections_per_image, for the
                 summary: only runs with the same are compared.
@@ -61,7 +61,7 @@ class IIFEvaluator(DatasetEvaluator):
         self._dataset_name = dataset_name
         self._output_dir = Path(output_dir)
         self._iou_types = iou_types
-        self._frequency = frequency
+        self._statistics = statistics
         self._test_settings = test_settings
         self._config = config
         self._distributed = distributed
@@ -115,7 +115,7 @@ class IIFEvaluator(DatasetEvaluator):
             iou_types=self._iou_types,
             output_dir=self._output_dir,
             exhaustive=not header.federated,
-            frequency=self._frequency,
+            statistics=self._statistics,
             dataset_name=self._dataset_name,
             test_settings=self._test_settings,
             config=self._config,

@@ -17,9 +17,9 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from iif.d2.cosine import CosineClassifier
-from iif.d2.frequency import refuse_sigmoid, weights_from_config
 from iif.d2.inference import fast_rcnn_inference
-from iif.files import InputError
+from iif.d2.statistics import refuse_sigmoid, weights_from_config
+from iif.errors import InputError
 from iif.logits import IIFLogits, PostHocIIFLogits
 
 logger = logging.getLogger(__name__)

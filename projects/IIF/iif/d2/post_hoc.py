@@ -30,13 +30,14 @@ from tqdm import tqdm
 from iif.d2.checkpoint import load_model
 from iif.d2.datasets import check_dataset, read_header, register_custom_datasets
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
-from iif.d2.frequency import frequency_from_config, store_frequency, weights_from_config
+from iif.d2.statistics import statistics_from_config, store_statistics, weights_from_config
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import Detections
 from iif.data.split import held_out_images
+from iif.errors import InputError
 from iif.evaluation.matching import match
 from iif.evaluation.metrics import average_precision, mean_by_group
-from iif.files import InputError, atomic_write, sha256_file, versions, write_json
+from iif.files import atomic_write, sha256_file, versions, write_json
 from iif.logits import PostHocIIFLogits
 from iif.report.palette import GROUP_COLORS, GROUP_LABELS
 
@@ -92,9 +93,9 @@ def tune_strength(
     for strength, detections in zip(
         ordered, _detect(model, cfg, images, ordered, iif_weights, gt), strict=True
     ):
-        matches = match(gt, detections, "bbox", classify_errors=False, progress=False)
+        matches = match(gt, detections, "bbox", classify_errors=False)
         ap = average_precision(matches, image_held_out.astype(np.int64))
-        values = mean_by_group(ap, gt.frequency)
+        values = mean_by_group(ap, gt.groups)
         curve.append({"strength": strength, **dict(zip(METRICS, values, strict=True))})
     if curve[0]["AP"] is None:
         raise InputError(f"the held-out images of {name} have no ground truth: hold out more")
@@ -193,7 +194,7 @@ def _post_hoc_config(cfg: CfgNode, weights: str) -> CfgNode:
     cfg.MODEL.WEIGHTS = weights
     cfg.MODEL.IIF.APPLY = "test"
     cfg.MODEL.IIF.STRENGTH = 1.0
-    store_frequency(cfg, frequency_from_config(cfg))
+    store_statistics(cfg, statistics_from_config(cfg))
     return cfg
 
 
@@ -209,7 +210,7 @@ def _load_training_annotations(cfg: CfgNode, name: str) -> Annotations:
     return load_annotations(
         path,
         exhaustive=not read_header(path).federated,
-        frequency=frequency_from_config(cfg),
+        statistics=statistics_from_config(cfg),
     )
 
 

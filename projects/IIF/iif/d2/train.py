@@ -45,18 +45,19 @@ from iif.d2.datasets import check_dataset, check_masks, read_header, register_cu
 from iif.d2.decoupled import freeze_all_but_classifier
 from iif.d2.evaluator import IIFEvaluator
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
-from iif.d2.frequency import (
-    clear_frequency,
-    frequency_from_config,
-    store_frequency,
+from iif.d2.roi_heads import IIFCascadeROIHeads, IIFROIHeads
+from iif.d2.statistics import (
+    clear_statistics,
+    statistics_from_config,
+    store_statistics,
     weights_from_config,
 )
-from iif.d2.roi_heads import IIFCascadeROIHeads, IIFROIHeads
 from iif.data.annotations import load_annotations
 from iif.data.split import held_out_images
+from iif.errors import InputError
 from iif.evaluation.compare import compare, find_summary
-from iif.files import InputError, read_json, sha256_file
-from iif.frequency import ClassFrequency
+from iif.files import read_json, sha256_file
+from iif.statistics import ClassStatistics
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class IIFTrainer(DefaultTrainer):
             dataset_name,
             evaluation_folder(cfg.OUTPUT_DIR, cfg, dataset_name),
             iou_types=("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
-            frequency=_training_frequency(cfg),
+            statistics=_training_statistics(cfg),
             test_settings=test_settings(cfg),
             config=_finite(yaml.safe_load(cfg.dump())),
         )
@@ -163,7 +164,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args)
     _check_processes(args, cfg)
     _check_weights_file(args, cfg)
-    _fill_frequency(args, cfg)
+    _fill_statistics(args, cfg)
     register_custom_datasets(cfg)
     needed = "TEST" if args.eval_only else "TRAIN"
     if not len(cfg.DATASETS[needed]):
@@ -236,10 +237,10 @@ def _check_weights_file(args: argparse.Namespace, cfg: CfgNode) -> None:
         raise InputError(f"MODEL.WEIGHTS: no such file {weights}")
 
 
-def _fill_frequency(args: argparse.Namespace, cfg: CfgNode) -> None:
+def _fill_statistics(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Put the training set's counts into the configuration, which is saved with the model."""
     if not args.eval_only:
-        clear_frequency(cfg)
+        clear_statistics(cfg)
     if len(cfg.MODEL.IIF.FREQUENCY.IMAGE_COUNT):
         return
     # A baseline can be evaluated without its training set.
@@ -247,11 +248,11 @@ def _fill_frequency(args: argparse.Namespace, cfg: CfgNode) -> None:
         args.eval_only and cfg.MODEL.IIF.VARIANT == "none" and not cfg.MODEL.IIF.FREQUENCY_FILE
     )
     with contextlib.suppress(InputError) if optional else contextlib.nullcontext():
-        store_frequency(cfg, frequency_from_config(cfg))
+        store_statistics(cfg, statistics_from_config(cfg))
 
 
-def _training_frequency(cfg: CfgNode) -> ClassFrequency | None:
-    return frequency_from_config(cfg) if len(cfg.MODEL.IIF.FREQUENCY.IMAGE_COUNT) else None
+def _training_statistics(cfg: CfgNode) -> ClassStatistics | None:
+    return statistics_from_config(cfg) if len(cfg.MODEL.IIF.FREQUENCY.IMAGE_COUNT) else None
 
 
 def _check_model(cfg: CfgNode) -> None:
@@ -284,7 +285,7 @@ def _check_annotations(cfg: CfgNode, name: str) -> None:
             path,
             exhaustive=not header.federated,
             masks=cfg.MODEL.MASK_ON,
-            frequency=_training_frequency(cfg),
+            statistics=_training_statistics(cfg),
         )
 
 
@@ -376,9 +377,9 @@ def _set_up_process(args: argparse.Namespace, cfg: CfgNode) -> None:
 def _log_choices(cfg: CfgNode) -> None:
     if cfg.MODEL.DEVICE == "cpu":
         logger.info("Running on the CPU")
-    frequency, weights = _training_frequency(cfg), weights_from_config(cfg)
-    if frequency is not None:
-        logger.info("Class frequencies: %r", frequency)
+    statistics, weights = _training_statistics(cfg), weights_from_config(cfg)
+    if statistics is not None:
+        logger.info("Class statistics: %r", statistics)
     if weights is not None:
         logger.info(
             "IIF variant %s by %s: weights from %.4g to %.4g",

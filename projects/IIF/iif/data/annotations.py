@@ -11,8 +11,9 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iif.files import Id, InputError, read_json, sha256_file
-from iif.frequency import ClassFrequency
+from iif.errors import InputError
+from iif.files import Id, read_json, sha256_file
+from iif.statistics import ClassStatistics
 
 _LVIS = "an LVIS-format annotation file"
 _GROUPS = ("r", "c", "f")
@@ -95,8 +96,8 @@ class Annotations:
         file_names: I paths relative to the image folder.
         category_ids: (K,) int64, ascending.
         category_names: K names.
-        frequency: (K,) "r", "c" or "f".
-        category_image_count: (K,) int64 training images that show the category; -1 not known.
+        groups: (K,) "r", "c" or "f".
+        image_count: (K,) int64 training images that show the category; -1 not known.
         ann_ids: (G,) int64.
         ann_image, ann_category: (G,) int32 rows.
         bbox: (G, 4) float64.
@@ -119,8 +120,8 @@ class Annotations:
     file_names: list[str]
     category_ids: NDArray[np.int64]
     category_names: list[str]
-    frequency: NDArray[np.str_]
-    category_image_count: NDArray[np.int64]
+    groups: NDArray[np.str_]
+    image_count: NDArray[np.int64]
     ann_ids: NDArray[np.int64]
     ann_image: NDArray[np.int32]
     ann_category: NDArray[np.int32]
@@ -183,7 +184,7 @@ def load_annotations(
     *,
     exhaustive: bool = False,
     masks: bool = False,
-    frequency: ClassFrequency | None = None,
+    statistics: ClassStatistics | None = None,
 ) -> Annotations:
     """Read an annotation file.
 
@@ -193,7 +194,7 @@ def load_annotations(
             file must have LVIS's keys: ``neg_category_ids`` and ``not_exhaustive_category_ids``
             of each image, ``frequency`` of each category.
         masks: keep the segmentations, too.
-        frequency: the training set's counts. They fill ``category_image_count`` and, when
+        statistics: the training set's counts. They fill ``image_count`` and, when
             ``exhaustive``, the frequency groups.
 
     Raises:
@@ -215,7 +216,7 @@ def load_annotations(
     category_ids = _unique_ids(categories, f"{source}: categories")
     if not exhaustive:
         _require_lvis_keys(source, images)
-    groups, image_count = _frequency(source, categories, category_ids, exhaustive, frequency)
+    groups, image_count = _groups(source, categories, category_ids, exhaustive, statistics)
 
     annotations: Sequence[_Annotation] = content.annotations
     ann_ids = _column(annotations, "id", np.int64)
@@ -229,8 +230,8 @@ def load_annotations(
         file_names=[image_file(source, image) for image in images],
         category_ids=category_ids,
         category_names=[category.name for category in categories],
-        frequency=groups,
-        category_image_count=image_count,
+        groups=groups,
+        image_count=image_count,
         ann_ids=ann_ids,
         ann_image=_rows(source, annotations, "image_id", image_ids, "images"),
         ann_category=_rows(source, annotations, "category_id", category_ids, "categories"),
@@ -290,12 +291,12 @@ def _require_lvis_keys(source: str, images: list[AnnotatedImage]) -> None:
         )
 
 
-def _frequency(
+def _groups(
     source: str,
     categories: list[_Category],
     category_ids: NDArray[np.int64],
     exhaustive: bool,
-    training: ClassFrequency | None,
+    training: ClassStatistics | None,
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Return the (K,) groups and the (K,) training image counts."""
     image_count = np.array(

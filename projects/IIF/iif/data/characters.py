@@ -15,7 +15,7 @@ from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageFont
 
-from iif.files import InputError
+from iif.errors import InputError
 
 # Every character comes in these, so that each category has several styles to vary in.
 _BASE_FONTS = (

@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 from iif.data.characters import Character, choose_characters, draw_character, font_path
 from iif.data.polygons import coverage_to_polygons
-from iif.files import InputError, atomic_write, read_json, versions
-from iif.frequency import COMMON_MAX_IMAGES, RARE_MAX_IMAGES
+from iif.errors import InputError
+from iif.files import atomic_write, read_json, versions
+from iif.statistics import COMMON_MAX_IMAGES, RARE_MAX_IMAGES
 
 TRAIN_JSON = "glyphs_train.json"
 VAL_JSON = "glyphs_val.json"
@@ -154,7 +155,6 @@ def make_glyphs(
     *,
     workers: int | None = None,
     overwrite: bool = False,
-    progress: bool = True,
 ) -> Path:
     """Make the glyph data set, or leave it as it is when it is there with the same settings.
 
@@ -166,7 +166,6 @@ def make_glyphs(
         settings: what to make; the defaults are small enough to train on two CPU cores.
         workers: processes to draw in; by default one per core. The result does not depend on it.
         overwrite: replace a glyph data set that was made with other settings.
-        progress: show a progress bar on a terminal.
 
     Returns:
         ``out_dir``.
@@ -189,7 +188,7 @@ def make_glyphs(
             total=len(plans),
             desc="glyphs",
             unit="image",
-            disable=None if progress else True,
+            disable=None,
         )
         _write_annotations(folder, settings, characters, plans, bar)
     return target

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from iif.data.annotations import Annotations
-from iif.files import InputError
+from iif.errors import InputError
 
 
 def find_images(annotations: Annotations, folder: str | os.PathLike[str]) -> list[Path]:

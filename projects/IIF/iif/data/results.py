@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from iif.data.annotations import Annotations
 from iif.data.rle import FAULTS, RLEs, from_runs
-from iif.files import Id, InputError, atomic_write
+from iif.errors import InputError
+from iif.files import Id, atomic_write
 
 IouType = Literal["bbox", "segm"]
 IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
@@ -97,7 +98,6 @@ def load_results(
     gt: Annotations,
     *,
     iou_type: IouType = "bbox",
-    progress: bool = True,
 ) -> Detections:
     """Read a result file and check every row.
 
@@ -106,7 +106,6 @@ def load_results(
         gt: the annotations that it was made for.
         iou_type: "bbox" leaves the masks aside; "segm" needs a mask in every row and keeps the
             boxes, too, where all rows have one.
-        progress: show a progress bar on a terminal.
 
     Raises:
         InputError: the file is missing, not JSON (cut off), not a list; a row lacks a key or has
@@ -117,7 +116,7 @@ def load_results(
     digest = hashlib.sha256()
     parts = [
         _Part.of(rows, first_row, source, gt, iou_type)
-        for first_row, rows in _decoded(source, _ROW_TYPES[iou_type], digest, progress)
+        for first_row, rows in _decoded(source, _ROW_TYPES[iou_type], digest)
     ]
     masks = _join_masks(parts, gt) if iou_type == "segm" else None
     has_boxes = all(part.bbox is not None for part in parts)
@@ -139,7 +138,7 @@ def available_iou_types(path: str | os.PathLike[str]) -> tuple[IouType, ...]:
     Raises:
         InputError: as :func:`load_results`, for the file's first block.
     """
-    for _, rows in _decoded(os.fspath(path), _Keys, hashlib.sha256(), progress=False):
+    for _, rows in _decoded(os.fspath(path), _Keys, hashlib.sha256()):
         if rows:
             keys = {"bbox": rows[0].bbox, "segm": rows[0].segmentation}
             return tuple(t for t in IOU_TYPES if keys[t] is not None)
@@ -286,14 +285,12 @@ class _Hash(Protocol):
     def update(self, data: bytes, /) -> None: ...
 
 
-def _decoded(
-    source: str, row_type: type[Any], digest: _Hash, progress: bool
-) -> Iterator[tuple[int, list[Any]]]:
+def _decoded(source: str, row_type: type[Any], digest: _Hash) -> Iterator[tuple[int, list[Any]]]:
     """Yield the rows block by block, each block with the number of its first row."""
     decoder = msgspec.json.Decoder(list[row_type])  # type: ignore[valid-type]
     first_row = 0
     rest = b""
-    for block, last in _blocks(source, digest, progress):
+    for block, last in _blocks(source, digest):
         rest += block
         text = _without_comma(rest, source, first_row) if first_row else rest
         cut = len(text) if last else _last_gap(text)
@@ -320,7 +317,7 @@ def _without_comma(text: bytes, source: str, row: int) -> bytes:
     return text[1:]
 
 
-def _blocks(source: str, digest: _Hash, progress: bool) -> Iterator[tuple[bytes, bool]]:
+def _blocks(source: str, digest: _Hash) -> Iterator[tuple[bytes, bool]]:
     """Yield the inside of the file's list in blocks, and with each whether it is the last."""
     try:
         f = open(source, "rb")  # noqa: SIM115 - closed by the with statement below
@@ -335,7 +332,7 @@ def _blocks(source: str, digest: _Hash, progress: bool) -> Iterator[tuple[bytes,
         unit="B",
         unit_scale=True,
         delay=1,
-        disable=None if progress else True,
+        disable=None,
     )
     with f, bar:
         # Both ends before the rest: a file that was cut off is refused at once, however large.

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from iif.files import InputError
+from iif.errors import InputError
 
 
 def held_out_images(image_ids: Iterable[int], fraction: float) -> NDArray[np.bool_]:

@@ -24,12 +24,11 @@ GROUP_METRICS = ("AP", "APr", "APc", "APf")
 
 def paired_bootstrap(
     runs: Sequence[Matches],
-    frequency: NDArray[np.str_],
+    groups: NDArray[np.str_],
     num_images: int,
     *,
     replicates: int = 1000,
     seed: int = 0,
-    progress: bool = True,
 ) -> NDArray[np.float64]:
     """Return AP, APr, APc and APf (percent) of every run in every replicate.
 
@@ -38,34 +37,33 @@ def paired_bootstrap(
 
     Args:
         runs: matches of each run on the same ground truth and IoU type.
-        frequency: (K,) "r", "c" or "f".
+        groups: (K,) "r", "c" or "f".
         num_images: images in the data set, those without annotations too.
         replicates: how often to draw.
         seed: of the draws; they depend on nothing else, so IoU types share them.
-        progress: show a progress bar.
 
     Returns:
         (runs, replicates, 4) in the order of GROUP_METRICS; NaN where a group has no category.
     """
     evaluators = [weighted_average_precision(matches) for matches in runs]
-    groups = [np.ones(len(frequency), bool), *(frequency == group for group in "rcf")]
+    members = [np.ones(len(groups), bool), *(groups == group for group in "rcf")]
     rng = np.random.default_rng(seed)
-    out = np.full((len(runs), replicates, len(groups)), np.nan)
+    out = np.full((len(runs), replicates, len(members)), np.nan)
 
     def evaluate(replicate: int, weights: NDArray[np.int64]) -> None:
         for run, evaluator in enumerate(evaluators):
             ap = evaluator(weights)
             defined = ~np.isnan(ap)
-            for column, group in enumerate(groups):
-                if (members := group & defined).any():
-                    out[run, replicate, column] = ap[members].mean()
+            for column, group in enumerate(members):
+                if (counted := group & defined).any():
+                    out[run, replicate, column] = ap[counted].mean()
 
     # The kernel releases the interpreter lock. Draws are made here, in order, so that the result
     # does not depend on the number of threads; a batch bounds how many of them wait in memory.
     threads = os.cpu_count() or 1
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=replicates, desc="Bootstrap", disable=None if progress else True) as bar,
+        tqdm(total=replicates, desc="Bootstrap", disable=None) as bar,
     ):
         for start in range(0, replicates, 4 * threads):
             batch = range(start, min(start + 4 * threads, replicates))

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from iif.errors import InputError
 from iif.evaluation.bootstrap import (
     GROUP_METRICS,
     paired_bootstrap,
@@ -25,7 +26,7 @@ from iif.evaluation.bootstrap import (
 from iif.evaluation.matching import Matches, load_matches
 from iif.evaluation.summary import MATCHES_FILE, SUMMARY_FILE, SUMMARY_FORMAT
 from iif.evaluation.tables import Cell, csv_text, markdown_table, number, text_table
-from iif.files import InputError, atomic_write, read_json, versions
+from iif.files import atomic_write, read_json, versions
 
 FORMAT = "iif-comparison/1"
 IOU_TYPES = {"bbox": "Box", "segm": "Mask"}
@@ -102,7 +103,7 @@ class CategoryRow:
 
     Attributes:
         id, name: the category.
-        frequency: "r", "c" or "f".
+        group: "r", "c" or "f".
         image_count: training images that contain it; None when unknown.
         num_gt: ground-truth instances in the evaluated set.
         ap: IoU type -> (runs,) AP.
@@ -111,7 +112,7 @@ class CategoryRow:
 
     id: int
     name: str
-    frequency: str
+    group: str
     image_count: int | None
     num_gt: int
     ap: dict[str, list[float | None]]
@@ -200,7 +201,7 @@ class Comparison:
             header += [f"{iou_type} AP difference {name}" for name in self.names[1:]]
         rows = []
         for row in self.categories:
-            cells: list[Cell] = [row.id, row.name, row.frequency, row.image_count, row.num_gt]
+            cells: list[Cell] = [row.id, row.name, row.group, row.image_count, row.num_gt]
             for iou_type in self.iou_types:
                 cells += [*row.ap[iou_type], *row.difference[iou_type]]
             rows.append(cells)
@@ -267,7 +268,7 @@ class Comparison:
                 [
                     row.name,
                     str(row.id),
-                    row.frequency,
+                    row.group,
                     number(row.image_count, 0),
                     number(row.num_gt, 0),
                     number(row.ap[iou_type][0]),
@@ -317,7 +318,7 @@ class _CategoryAP(msgspec.Struct):
 class _Category(msgspec.Struct):
     id: int
     name: str
-    frequency: str
+    group: str = msgspec.field(name="frequency")  # as LVIS names it
     num_gt: int
     image_count: int | None = None
     bbox: _CategoryAP | None = None
@@ -342,7 +343,6 @@ def compare(
     names: Sequence[str] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
-    progress: bool = True,
 ) -> Comparison:
     """Compare evaluated runs; the first is the baseline. One run alone has no differences.
 
@@ -352,7 +352,6 @@ def compare(
         names: of the runs; default: the names of their folders.
         bootstrap: replicates behind the 95% intervals, 0 for none.
         seed: of the bootstrap.
-        progress: show a progress bar.
 
     Raises:
         InputError: a summary is missing or malformed, or runs were evaluated differently (data set,
@@ -383,16 +382,15 @@ def compare(
         matches, missing = _load_all_matches(files, summaries, labels, iou_types)
         notes += missing
         if not missing:
-            frequency = np.array([row.frequency for row in summaries[0].per_category])
+            groups = np.array([row.group for row in summaries[0].per_category])
             num_images = summaries[0].dataset.num_images
             for iou_type in iou_types:
                 replicates[iou_type] = paired_bootstrap(
                     [m[iou_type] for m in matches],
-                    frequency,
+                    groups,
                     num_images,
                     replicates=bootstrap,
                     seed=seed,
-                    progress=progress,
                 )
     elif len(pairs) > 1:
         notes.append("no intervals: the bootstrap was turned off.")
@@ -495,8 +493,8 @@ def _refuse_differences(a: tuple[str, _Summary], b: tuple[str, _Summary]) -> Non
     for row_a, row_b in zip(summary_a.per_category, summary_b.per_category, strict=True):
         check(
             f"the frequency group of category {row_a.id}",
-            row_a.frequency,
-            row_b.frequency,
+            row_a.group,
+            row_b.group,
             "evaluate both with the counts of the same training annotations (iif evaluate "
             "--train-json)",
         )
@@ -616,7 +614,7 @@ def _category_rows(summaries: Sequence[_Summary], iou_types: Sequence[str]) -> l
             CategoryRow(
                 first.id,
                 first.name,
-                first.frequency,
+                first.group,
                 first.image_count,
                 first.num_gt,
                 ap,

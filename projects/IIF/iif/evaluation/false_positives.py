@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections, IouType, available_iou_types, load_results
+from iif.errors import InputError
 from iif.evaluation.matching import ErrorType, Matches, Outcome, has_area, match
 from iif.evaluation.tables import csv_text, markdown_table, number, text_table
-from iif.files import InputError, atomic_write, versions
+from iif.files import atomic_write, versions
 
 FORMAT = "iif-false-positives/1"
 GROUPS = ("all", "r", "c", "f")
@@ -150,7 +151,7 @@ class FalsePositiveAnalysis:
         dataset: path, sha256, num_images, num_categories, exhaustive.
         iou_type: "bbox" or "segm"; matching is at IoU 0.5.
         recall: the matched recall.
-        category_ids, category_names, frequency, num_gt, verified_images: (K,).
+        category_ids, category_names, category_groups, num_gt, verified_images: (K,).
         matched: (K,) bool, categories that every run brings to the recall.
         coverage: group -> share of image-category cells that are verified, 0 to 1.
         runs: (runs,).
@@ -165,7 +166,7 @@ class FalsePositiveAnalysis:
     recall: float
     category_ids: NDArray[np.int64]
     category_names: list[str]
-    frequency: NDArray[np.str_]
+    category_groups: NDArray[np.str_]
     num_gt: NDArray[np.int64]
     verified_images: NDArray[np.int64]
     matched: NDArray[np.bool_]
@@ -212,7 +213,7 @@ class FalsePositiveAnalysis:
                 {
                     "id": ids[k],
                     "name": name,
-                    "frequency": str(self.frequency[k]),
+                    "frequency": str(self.category_groups[k]),
                     "num_gt": self.num_gt[k],
                     "verified_images": self.verified_images[k],
                     "matched": self.matched[k],
@@ -267,7 +268,7 @@ class FalsePositiveAnalysis:
         header += [f"{name}: {column}" for name in self.names for column in columns]
         rows = []
         for k, name in enumerate(self.category_names):
-            cells: list[Any] = [self.category_ids[k], name, self.frequency[k], self.num_gt[k]]
+            cells: list[Any] = [self.category_ids[k], name, self.category_groups[k], self.num_gt[k]]
             cells += [self.verified_images[k], int(self.matched[k])]
             for run in self.runs:
                 reached = not math.isnan(run.threshold[k])
@@ -416,8 +417,8 @@ def analyse(gt: Annotations, runs: Sequence[Run], *, recall: float = 0.5) -> Fal
         InputError: the recall is out of range.
     """
     check_recall(recall)
-    frequency, num_gt = gt.frequency, runs[0].matches.num_gt[0]
-    members = {group: (frequency == group) | (group == "all") for group in GROUPS}
+    groups, num_gt = gt.groups, runs[0].matches.num_gt[0]
+    members = {group: (groups == group) | (group == "all") for group in GROUPS}
     verified = verified_images(gt)
     kept = [_kept(run.matches, [recall])[0] for run in runs]
     matched = np.all([k >= 0 for k in kept], axis=0)
@@ -437,7 +438,7 @@ def analyse(gt: Annotations, runs: Sequence[Run], *, recall: float = 0.5) -> Fal
         recall=recall,
         category_ids=gt.category_ids,
         category_names=gt.category_names,
-        frequency=frequency,
+        category_groups=groups,
         num_gt=num_gt,
         verified_images=verified,
         matched=matched,
@@ -462,7 +463,6 @@ def load_runs(
     results: dict[str, str | os.PathLike[str]],
     *,
     iou_type: IouType | None = None,
-    progress: bool = True,
 ) -> list[Run]:
     """Read and match result files, the baseline's first.
 
@@ -470,7 +470,6 @@ def load_runs(
         gt: the annotations, with masks for "segm".
         results: name of each run -> its result file.
         iou_type: default "segm" where every file has masks, else "bbox".
-        progress: show progress bars.
 
     Raises:
         InputError: a result file is malformed or lacks what the IoU type needs.
@@ -478,8 +477,8 @@ def load_runs(
     iou_type = iou_type or common_iou_type(list(results.values()))
     runs = []
     for name, path in results.items():
-        detections = load_results(path, gt, iou_type=iou_type, progress=progress)
-        runs.append(Run(name, detections, match(gt, detections, iou_type, progress=progress)))
+        detections = load_results(path, gt, iou_type=iou_type)
+        runs.append(Run(name, detections, match(gt, detections, iou_type)))
     return runs
 
 

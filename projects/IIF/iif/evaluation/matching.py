@@ -26,7 +26,8 @@ from tqdm import tqdm
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections, IouType
-from iif.files import InputError, atomic_write
+from iif.errors import InputError
+from iif.files import atomic_write
 
 MAX_DETECTIONS = 300
 AREA_RANGES = {
@@ -144,7 +145,6 @@ def match(
     max_dets: int | None = MAX_DETECTIONS,
     max_dets_per_category: int | None = None,
     classify_errors: bool = True,
-    progress: bool = True,
     overlaps: Overlaps | None = None,
 ) -> Matches:
     """Match detections to ground truth as LVIS does and say what became of each.
@@ -156,11 +156,10 @@ def match(
         max_dets: the cap on each image's detections, over all categories; None for no cap.
         max_dets_per_category: a cap on each category's detections over the whole set.
         classify_errors: give false positives their error type.
-        progress: show progress bars on a terminal.
         overlaps: from `find_overlaps`, when several matchings share them.
     """
     if overlaps is None:
-        overlaps = find_overlaps(gt, detections, iou_type, progress=progress)
+        overlaps = find_overlaps(gt, detections, iou_type)
     num_classes = len(gt.category_ids)
     degenerate = ~has_area(overlaps.area)
     capped = _beyond_image_cap(overlaps, detections.score, max_dets)
@@ -235,13 +234,11 @@ def match(
     )
 
 
-def find_overlaps(
-    gt: Annotations, detections: Detections, iou_type: IouType, *, progress: bool = True
-) -> Overlaps:
+def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) -> Overlaps:
     """Find which detections are verified and how much they overlap their image's ground truth.
 
     Args:
-        gt, detections, iou_type, progress: as for `match`.
+        gt, detections, iou_type: as for `match`.
     """
     num_images, num_classes = len(gt.image_ids), len(gt.category_ids)
     by_image, image_offsets = _group(detections.image, np.arange(len(detections)), num_images)
@@ -262,7 +259,7 @@ def find_overlaps(
         )
     else:
         starts, entries, iou = _mask_overlaps(
-            detections, wanted, by_image, image_offsets, gt, gt_rows, gt_offsets, progress
+            detections, wanted, by_image, image_offsets, gt, gt_rows, gt_offsets
         )
     return Overlaps(area, verified, exempt, by_image, image_offsets, starts, entries, iou)
 
@@ -516,7 +513,6 @@ def _mask_overlaps(
     gt: Annotations,
     gt_rows: NDArray[np.int64],
     gt_offsets: NDArray[np.int64],
-    progress: bool,
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
     assert detections.rle is not None
     dets, entries, ious = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
@@ -525,7 +521,7 @@ def _mask_overlaps(
         desc="mask IoU",
         unit="image",
         delay=1,
-        disable=None if progress else True,
+        disable=None,
     )
     for i in images:
         rows = by_image[image_offsets[i] : image_offsets[i + 1]]

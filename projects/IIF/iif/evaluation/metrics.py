@@ -39,9 +39,7 @@ def compute_metrics(
     areas = list(AREA_RANGES)
     at_50, at_75 = (int(np.argmin(abs(IOU_THRESHOLDS - iou))) for iou in (0.5, 0.75))
     ap, ar = precision.mean(axis=1), recall.mean(axis=1)
-    metrics = dict(
-        zip(("AP", "APr", "APc", "APf"), mean_by_group(ap[0], gt.frequency), strict=True)
-    )
+    metrics = dict(zip(("AP", "APr", "APc", "APf"), mean_by_group(ap[0], gt.groups), strict=True))
     metrics |= {"AP50": _mean(precision[0, at_50]), "AP75": _mean(precision[0, at_75])}
     metrics |= {f"AP{area[0]}": _mean(ap[areas.index(area)]) for area in areas[1:]}
     metrics |= {
@@ -66,12 +64,12 @@ def average_precision(
     return precision[0].mean(axis=0)
 
 
-def mean_by_group(values: NDArray[np.float64], frequency: NDArray[np.str_]) -> list[float | None]:
+def mean_by_group(values: NDArray[np.float64], groups: NDArray[np.str_]) -> list[float | None]:
     """Return the mean of (K,) values over all, rare, common and frequent categories.
 
     NaN is left out; a mean of nothing is None.
     """
-    return [_mean(values), *(_mean(values[frequency == group]) for group in "rcf")]
+    return [_mean(values), *(_mean(values[groups == group]) for group in "rcf")]
 
 
 def precision_and_recall(

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
+from iif.errors import InputError
 from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis, Run, all_runs
 from iif.evaluation.matching import ErrorType, Matches, Outcome
-from iif.files import InputError
 
 # What a picture can show of a detection; capped and degenerate ones are never shown.
 KINDS = ("TP", *ERROR_TYPES, "Ignored", "Unverifiable")
@@ -173,7 +173,7 @@ def find_categories(
     """
     if not wanted and not groups:
         return None
-    rows = set(np.flatnonzero(np.isin(gt.frequency, list(groups))).tolist())
+    rows = set(np.flatnonzero(np.isin(gt.groups, list(groups))).tolist())
     by_name = {name: row for row, name in enumerate(gt.category_names)}
     by_id = {str(category): row for row, category in enumerate(gt.category_ids)}
     for key in wanted:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import IOU_TYPES, Detections, IouType, available_iou_types, load_results
+from iif.errors import InputError
 from iif.evaluation.matching import (
     IOU_THRESHOLDS,
     MAX_DETECTIONS,
@@ -27,8 +28,8 @@ from iif.evaluation.matching import (
 )
 from iif.evaluation.metrics import METRICS, average_precision, compute_metrics, mean_by_group
 from iif.evaluation.tables import number, text_table
-from iif.files import InputError, atomic_write, versions, write_json
-from iif.frequency import ClassFrequency
+from iif.files import atomic_write, versions, write_json
+from iif.statistics import ClassStatistics
 
 SUMMARY_FORMAT = "iif-eval-summary/1"
 SUMMARY_FILE = "eval_summary.json"
@@ -52,12 +53,11 @@ def evaluate_files(
     outcomes: bool = False,
     exhaustive: bool = False,
     train_json: str | os.PathLike[str] | None = None,
-    frequency: ClassFrequency | None = None,
+    statistics: ClassStatistics | None = None,
     dataset_name: str | None = None,
     test_settings: Mapping[str, float | None] | None = None,
     config: Mapping[str, Any] | None = None,
     ap_fixed: bool = True,
-    progress: bool = True,
 ) -> dict[str, Any]:
     """Evaluate a result file; write the summary, the matches and, if asked, every outcome.
 
@@ -74,13 +74,12 @@ def evaluate_files(
         exhaustive: every category is verified in every image, as in COCO.
         train_json: training annotations to count the frequency groups from, where the annotation
             file has none (COCO-format).
-        frequency: the same counts, already counted.
+        statistics: the same counts, already counted.
         dataset_name: as recorded; by default the annotation file's name.
         test_settings: the model's score_threshold, nms_threshold and detections_per_image, as far
             as they are known.
         config: the model's configuration, recorded as it is.
         ap_fixed: compute AP-fixed, too.
-        progress: show progress bars on a terminal.
 
     Returns:
         The content of ``eval_summary.json``.
@@ -92,14 +91,14 @@ def evaluate_files(
         raise InputError(f"{output_dir}: is a file; give a folder to write to")
     chosen = _choose_iou_types(results_path, iou_types)
     if train_json is not None:
-        frequency = ClassFrequency.from_json(train_json)
+        statistics = ClassStatistics.from_json(train_json)
     gt = load_annotations(
-        gt_path, exhaustive=exhaustive, masks="segm" in chosen, frequency=frequency
+        gt_path, exhaustive=exhaustive, masks="segm" in chosen, statistics=statistics
     )
-    detections = load_results(results_path, gt, iou_type=chosen[-1], progress=progress)
+    detections = load_results(results_path, gt, iou_type=chosen[-1])
     if "bbox" in chosen and detections.bbox is None:
         # Read for boxes alone, the first row that has none is refused by its number.
-        load_results(results_path, gt, iou_type="bbox", progress=progress)
+        load_results(results_path, gt, iou_type="bbox")
     matches: dict[IouType, Matches] = {}
     metrics: dict[IouType, dict[str, float | None]] = {}
     per_category: dict[IouType, dict[str, NDArray[np.float64]]] = {}
@@ -108,11 +107,11 @@ def evaluate_files(
         desc="evaluating",
         unit="step",
         leave=False,
-        disable=None if progress else True,
+        disable=None,
     )
     with steps:
         for iou_type in chosen:
-            overlaps = find_overlaps(gt, detections, iou_type, progress=progress)
+            overlaps = find_overlaps(gt, detections, iou_type)
             steps.update()
             matches[iou_type] = match(
                 gt, detections, iou_type, classify_errors=outcomes, overlaps=overlaps
@@ -122,7 +121,7 @@ def evaluate_files(
             if ap_fixed:
                 ap = _fixed_ap(gt, detections, iou_type, overlaps)
                 per_category[iou_type]["AP-fixed"] = ap
-                values = mean_by_group(ap, gt.frequency)
+                values = mean_by_group(ap, gt.groups)
                 metrics[iou_type] |= dict(zip(FIXED_METRICS, values, strict=True))
             steps.update()
     summary = {
@@ -155,7 +154,7 @@ def evaluate_files(
     for iou_type in IOU_TYPES:
         path = folder / f"outcomes_{iou_type}.csv"
         if outcomes and iou_type in matches:
-            write_outcomes(path, gt, detections, matches[iou_type], progress)
+            write_outcomes(path, gt, detections, matches[iou_type])
         else:
             path.unlink(missing_ok=True)
     save_matches(folder / MATCHES_FILE, matches)
@@ -184,7 +183,6 @@ def write_outcomes(
     gt: Annotations,
     detections: Detections,
     matches: Matches,
-    progress: bool = True,
 ) -> None:
     """Write the outcome of each detection as CSV, in the result file's order.
 
@@ -201,7 +199,7 @@ def write_outcomes(
         unit="row",
         unit_scale=True,
         delay=1,
-        disable=None if progress else True,
+        disable=None,
     )
     with atomic_write(path, "wb") as f, bar:
         f.write(",".join(OUTCOME_COLUMNS).encode() + b"\n")
@@ -281,10 +279,8 @@ def _per_category(
         {
             "id": int(gt.category_ids[k]),
             "name": gt.category_names[k],
-            "frequency": str(gt.frequency[k]),
-            "image_count": (
-                int(gt.category_image_count[k]) if gt.category_image_count[k] >= 0 else None
-            ),
+            "frequency": str(gt.groups[k]),
+            "image_count": (int(gt.image_count[k]) if gt.image_count[k] >= 0 else None),
             "num_gt": int(matches.num_gt[0, k]),
         }
         | {

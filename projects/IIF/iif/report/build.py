@@ -8,13 +8,14 @@ from pathlib import Path
 
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import Detections, load_results
+from iif.errors import InputError
 from iif.evaluation.compare import Comparison, RunInfo, compare
 from iif.evaluation.false_positives import FalsePositiveAnalysis, Run, analyse, check_recall
 from iif.evaluation.matching import match
-from iif.files import InputError, sha256_file
-from iif.frequency import ClassFrequency
+from iif.files import sha256_file
 from iif.report.crops import MAX_CROPS, Crop, crops_note, make_crops
 from iif.report.html import Report
+from iif.statistics import ClassStatistics
 
 
 def build_report(
@@ -28,7 +29,6 @@ def build_report(
     bootstrap: int = 1000,
     seed: int = 0,
     train_json: str | os.PathLike[str] | None = None,
-    progress: bool = True,
 ) -> Report:
     """Compare evaluated runs, analyse their false positives and cut crops.
 
@@ -44,14 +44,13 @@ def build_report(
         seed: of the bootstrap.
         train_json: training annotations that frequency groups are counted from, for COCO-format
             files without them.
-        progress: show progress bars.
 
     Raises:
         InputError: a file is missing or malformed, the runs were evaluated differently, or a file
             is not the one that was evaluated.
     """
     check_recall(recall)
-    comparison = compare(summaries, names=names, bootstrap=bootstrap, seed=seed, progress=progress)
+    comparison = compare(summaries, names=names, bootstrap=bootstrap, seed=seed)
     results = [find_results(run) for run in comparison.runs]
     gt = _load_ground_truth(gt_path, comparison, train_json)
 
@@ -59,19 +58,19 @@ def build_report(
     iou_types = [iou_type for iou_type in ("segm", "bbox") if iou_type in comparison.iou_types]
     detections = []
     for run, path in zip(comparison.runs, results, strict=True):
-        loaded = load_results(path, gt, iou_type=iou_types[0], progress=progress)
+        loaded = load_results(path, gt, iou_type=iou_types[0])
         _check_results(run, loaded)
         detections.append(loaded)
     analyses: list[FalsePositiveAnalysis] = []
     crops: list[Crop] = []
     for iou_type in iou_types:
         runs = [
-            Run(info.name, d, match(gt, d, iou_type, progress=progress))
+            Run(info.name, d, match(gt, d, iou_type))
             for info, d in zip(comparison.runs, detections, strict=True)
         ]
         analyses.append(analyse(gt, runs, recall=recall))
         if images is not None and iou_type == iou_types[0]:
-            crops = make_crops(analyses[0], gt, runs, images, max_crops, progress=progress)
+            crops = make_crops(analyses[0], gt, runs, images, max_crops)
     return Report(comparison, analyses, crops, crops_note(analyses[0], crops, images))
 
 
@@ -108,7 +107,7 @@ def _load_ground_truth(
         path,
         exhaustive=comparison.dataset.exhaustive,
         masks="segm" in comparison.iou_types,
-        frequency=ClassFrequency.from_json(train_json) if train_json is not None else None,
+        statistics=ClassStatistics.from_json(train_json) if train_json is not None else None,
     )
     if gt.sha256 != comparison.dataset.sha256:
         raise InputError(
@@ -116,11 +115,11 @@ def _load_ground_truth(
             f"{gt.sha256[:12]}, in {comparison.runs[0].summary} {comparison.dataset.sha256[:12]}); "
             "give that file with --gt, or evaluate the runs again"
         )
-    for row, group in zip(comparison.categories, gt.frequency, strict=True):
-        if row.frequency != group:
+    for row, group in zip(comparison.categories, gt.groups, strict=True):
+        if row.group != group:
             raise InputError(
                 f"{path}: category {row.id} is in frequency group {group}, but was evaluated in "
-                f"group {row.frequency}; give the --train-json of the evaluation"
+                f"group {row.group}; give the --train-json of the evaluation"
             )
     return gt
 

@@ -125,7 +125,7 @@ def _scatter_group(
         # A logarithmic axis has no zero: a category never seen in training stands at a half.
         (max(row.image_count, 0.5), row.difference[iou_type][run])
         for row in comparison.categories
-        if row.frequency == group
+        if row.group == group
         and row.image_count is not None
         and row.difference[iou_type][run] is not None
     ]

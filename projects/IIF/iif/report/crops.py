@@ -107,8 +107,6 @@ def make_crops(
     runs: Sequence[Run],
     images: str | os.PathLike[str],
     count: int = MAX_CROPS,
-    *,
-    progress: bool = True,
 ) -> list[Crop]:
     """Cut crops around false positives at the matched recall.
 
@@ -116,7 +114,6 @@ def make_crops(
         analysis, gt, runs: as given to and returned by `analyse`; ``gt`` with masks for segm.
         images: folder of the images.
         count: at most so many crops.
-        progress: show a progress bar.
 
     Raises:
         InputError: an image is missing, cannot be read or has another size.
@@ -127,7 +124,7 @@ def make_crops(
     ids = gt.image_ids[rows].tolist()
     scenes = choose_scenes(analysis, gt, runs, image_ids=ids)
     crops: dict[Subject, Crop] = {}
-    for scene in tqdm(scenes, desc="Crops", disable=None if progress else True):
+    for scene in tqdm(scenes, desc="Crops", disable=None):
         pixels = read_image(files[scene.image], scene.height, scene.width)
         for subject in (s for s in subjects if s.image == scene.image):
             objects = {o.index: o for o in scene.detections[subject.run]}
@@ -136,7 +133,7 @@ def make_crops(
                 subject.run,
                 objects[subject.row],
                 pixels,
-                group=str(analysis.frequency[subject.category]),
+                group=str(analysis.category_groups[subject.category]),
                 change=subject.change,
             )
     return [crops[subject] for subject in subjects]
@@ -175,7 +172,7 @@ def choose_subjects(
         [_candidates(position, run, rows, change) for position, (run, rows, change) in parts]
     )
     best = np.lexsort((-pool["score"], pool["turn"]))
-    group = np.unique(analysis.frequency, return_inverse=True)[1]
+    group = np.unique(analysis.category_groups, return_inverse=True)[1]
     stratum = (pool["change"] * len(group) + group[pool["category"]]) * len(KINDS) + pool["kind"]
     chosen = best[np.argsort(_occurrence(stratum[best]), kind="stable")][:count]
     return [

@@ -19,6 +19,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from iif.errors import InputError
 from iif.evaluation.compare import CategoryRow, Comparison, MetricRow
 from iif.evaluation.false_positives import (
     ERROR_TYPES,
@@ -27,7 +28,7 @@ from iif.evaluation.false_positives import (
     GroupRow,
     Secondary,
 )
-from iif.files import InputError, atomic_write, versions
+from iif.files import atomic_write, versions
 from iif.report import charts
 from iif.report.crops import Crop
 from iif.report.palette import (
@@ -385,13 +386,13 @@ def _secondary(view: Secondary) -> dict[str, Any]:
 
 
 def _confusions(analysis: FalsePositiveAnalysis) -> list[dict[str, Any]]:
-    names, frequency = analysis.category_names, analysis.frequency
+    names, groups = analysis.category_names, analysis.category_groups
     return [
         {
             "object": names[c.gt_category],
-            "object_group": GROUP_LABELS[str(frequency[c.gt_category])],
+            "object_group": GROUP_LABELS[str(groups[c.gt_category])],
             "predicted": names[c.predicted],
-            "predicted_group": GROUP_LABELS[str(frequency[c.predicted])],
+            "predicted_group": GROUP_LABELS[str(groups[c.predicted])],
             "counts": [f"{n:,}" for n in c.counts],
             "changes": [signed(n - c.counts[0], 0) for n in c.counts[1:]],
         }
@@ -429,7 +430,7 @@ def _difference_chart(comparison: Comparison, iou_type: str, position: int) -> M
     low, high = charts.log_range([count for _, count, _ in points])
     reach = max(1.0, 1.04 * max(abs(difference) for _, _, difference in points))
     marks = [
-        charts.Mark(count, difference, f"group-{row.frequency}", _difference_tip(row, difference))
+        charts.Mark(count, difference, f"group-{row.group}", _difference_tip(row, difference))
         for row, count, difference in points
     ]
     return charts.chart(
@@ -446,7 +447,7 @@ def _difference_chart(comparison: Comparison, iou_type: str, position: int) -> M
 
 def _difference_tip(row: CategoryRow, difference: float) -> str:
     return (
-        f"{row.name} ({GROUP_LABELS[row.frequency]})\n{row.image_count:,} training images, "
+        f"{row.name} ({GROUP_LABELS[row.group]})\n{row.image_count:,} training images, "
         f"{row.num_gt:,} objects here\nAP {signed(difference)}"
     )
 
@@ -507,7 +508,7 @@ def _category_heads(
         return [
             (
                 row.name,
-                row.frequency,
+                row.group,
                 "-" if row.image_count is None else f"{row.image_count:,}",
                 f"{row.num_gt:,}",
             )
@@ -518,7 +519,7 @@ def _category_heads(
     return [
         (name, str(group), "-", f"{objects:,}")
         for name, group, objects in zip(
-            analysis.category_names, analysis.frequency, analysis.num_gt, strict=True
+            analysis.category_names, analysis.category_groups, analysis.num_gt, strict=True
         )
     ]
 

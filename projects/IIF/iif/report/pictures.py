@@ -72,7 +72,6 @@ def save_pictures(
     draw_panel: Drawer,
     *,
     subtitle: str = "",
-    progress: bool = True,
 ) -> list[Path]:
     """Write one PNG for each scene; return their paths.
 
@@ -83,10 +82,9 @@ def save_pictures(
         folder: where the PNG files go.
         draw_panel: draws one panel.
         subtitle: added to every picture's title, for example the matched recall.
-        progress: show a progress bar.
     """
     paths = []
-    bar = tqdm(scenes, desc="Pictures", disable=None if progress else True)
+    bar = tqdm(scenes, desc="Pictures", disable=None)
     for number, scene in enumerate(bar, start=1):
         verb = "chosen"
         if len(names) > 1 and scene.change:

@@ -11,16 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 from numpy.typing import ArrayLike
 
-from iif.files import InputError, atomic_write
-from iif.frequency import COMMON_MAX_IMAGES, RARE_MAX_IMAGES, ClassFrequency
+from iif.errors import InputError
+from iif.files import atomic_write
 from iif.report.palette import GROUP_COLORS, GROUP_LABELS
+from iif.statistics import COMMON_MAX_IMAGES, RARE_MAX_IMAGES, ClassStatistics
 
 _FORMATS = ("png", "pdf", "svg")
 
 
 def save_weights_plot(
     path: str | os.PathLike[str],
-    frequency: ClassFrequency,
+    statistics: ClassStatistics,
     weights: ArrayLike,
     *,
     variant: str,
@@ -34,25 +35,25 @@ def save_weights_plot(
     kind = Path(path).suffix[1:].lower()
     if kind not in _FORMATS:
         raise InputError(f"{path}: the plot's file name must end in {', '.join(_FORMATS)}")
-    figure = plot_weights(frequency, weights, variant=variant, count_by=count_by)
+    figure = plot_weights(statistics, weights, variant=variant, count_by=count_by)
     with atomic_write(path, "wb") as f:
         figure.savefig(f, format=kind)
 
 
 def plot_weights(
-    frequency: ClassFrequency, weights: ArrayLike, *, variant: str, count_by: str = "image"
+    statistics: ClassStatistics, weights: ArrayLike, *, variant: str, count_by: str = "image"
 ) -> Figure:
     """Plot the weight of every class over its count, beside the counts by rank.
 
     Args:
-        frequency: the counts.
-        weights: (K,) as :func:`iif.weights.iif_weights` makes them of ``frequency``.
+        statistics: the counts.
+        weights: (K,) as :func:`iif.weights.iif_weights` makes them of ``statistics``.
         variant: the variant that the weights are of, for the label.
         count_by: "image" or "instance", what the weights count.
     """
-    counts = frequency.image_count if count_by == "image" else frequency.instance_count
+    counts = statistics.image_count if count_by == "image" else statistics.instance_count
     if counts is None:
-        raise InputError(f"{frequency.source}: the instances were not counted")
+        raise InputError(f"{statistics.source}: the instances were not counted")
     # A logarithmic axis has no zero: a class never seen stands at a half.
     counts = np.maximum(counts, 0.5)
     rank = np.empty(len(counts))
@@ -60,8 +61,8 @@ def plot_weights(
 
     figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
     by_count, by_rank = figure.subplots(1, 2)
-    _scatter_groups(by_count, frequency, counts, np.asarray(weights, dtype=np.float64))
-    _scatter_groups(by_rank, frequency, rank, counts)
+    _scatter_groups(by_count, statistics, counts, np.asarray(weights, dtype=np.float64))
+    _scatter_groups(by_rank, statistics, rank, counts)
 
     by_count.set_xscale("log")
     by_count.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
@@ -82,9 +83,9 @@ def plot_weights(
     return figure
 
 
-def _scatter_groups(axes: Axes, frequency: ClassFrequency, x: np.ndarray, y: np.ndarray) -> None:
+def _scatter_groups(axes: Axes, statistics: ClassStatistics, x: np.ndarray, y: np.ndarray) -> None:
     for group, color in GROUP_COLORS.items():
-        rows = frequency.groups == group
+        rows = statistics.groups == group
         axes.scatter(
             x[rows],
             y[rows],

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from iif.files import InputError, atomic_write, versions
-from iif.frequency import ClassFrequency
+from iif.errors import InputError
+from iif.files import atomic_write, versions
+from iif.statistics import ClassStatistics
 from iif.tv.config import TrainConfig
 from iif.tv.model import build_model, restore_structure, structure_of
 
@@ -26,15 +27,15 @@ class Detector:
     """A trained model and what it was trained with.
 
     Attributes:
-        model: in evaluation mode; label r + 1 is row r of ``frequency``.
+        model: in evaluation mode; label r + 1 is row r of ``statistics``.
         config: the settings of its training.
-        frequency: the classes (ids, names) and their counts in the training set.
+        statistics: the classes (ids, names) and their counts in the training set.
         iteration: how many iterations it was trained.
     """
 
     model: nn.Module
     config: TrainConfig
-    frequency: ClassFrequency
+    statistics: ClassStatistics
     iteration: int
 
 
@@ -43,7 +44,7 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
-    frequency: ClassFrequency,
+    statistics: ClassStatistics,
     iteration: int,
 ) -> None:
     """Write a checkpoint, whole or not at all, and note it as the folder's last one."""
@@ -51,7 +52,7 @@ def save(
         "format": FORMAT,
         "iteration": iteration,
         "config": config.to_dict(),
-        "frequency": frequency.to_dict(),
+        "statistics": statistics.to_dict(),
         "versions": versions(),
         "structure": structure_of(model),
         "model": model.state_dict(),
@@ -108,14 +109,14 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> De
     """
     content = read(path, device)
     config = TrainConfig.from_dict(content["config"])
-    frequency = ClassFrequency.from_dict(content["frequency"])
-    model = rebuild(content, config, frequency).to(device)
-    return Detector(model.eval(), config, frequency, content["iteration"])
+    statistics = ClassStatistics.from_dict(content["statistics"])
+    model = rebuild(content, config, statistics).to(device)
+    return Detector(model.eval(), config, statistics, content["iteration"])
 
 
-def rebuild(content: dict[str, Any], config: TrainConfig, frequency: ClassFrequency) -> nn.Module:
+def rebuild(content: dict[str, Any], config: TrainConfig, statistics: ClassStatistics) -> nn.Module:
     """Return the model of a checkpoint's content, with its state."""
-    model = build_model(config, frequency, pretrained=False)
+    model = build_model(config, statistics, pretrained=False)
     restore_structure(model, content["structure"])
     model.load_state_dict(content["model"])
     return model

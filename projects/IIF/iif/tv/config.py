@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from iif.files import InputError
+from iif.errors import InputError
 from iif.weights import COUNT_BY, NONPOSITIVE, VARIANTS, ZERO_COUNT
 
 # Keys of numbers, what is allowed, and the test of it.

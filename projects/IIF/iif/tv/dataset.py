@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from iif.data.annotations import Annotations
 from iif.data.images import find_images, read_image
-from iif.files import InputError
+from iif.errors import InputError
 
 Target = dict[str, Tensor]
 

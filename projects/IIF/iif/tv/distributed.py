@@ -1,4 +1,4 @@
-"""One process or several (torchrun): who am I, and collecting what the others have."""
+"""One process or several (torchrun): this process's rank, and collecting what the others have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from iif.files import InputError
+from iif.errors import InputError
 
 
 def rank() -> int:
@@ -24,9 +24,9 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def no_bar(progress: bool) -> bool | None:
-    """Return tqdm's ``disable``: a bar where asked for, in process 0 and on a terminal."""
-    return None if progress and rank() == 0 else True
+def bar_disabled() -> bool | None:
+    """Return tqdm's ``disable``: one bar for all processes, and on a terminal alone."""
+    return None if rank() == 0 else True
 
 
 def gather(value: Any) -> list[Any] | None:

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import write_results
-from iif.files import InputError
-from iif.frequency import ClassFrequency
+from iif.errors import InputError
+from iif.statistics import ClassStatistics
 from iif.tv import checkpoint
 from iif.tv.dataset import DetectionImages
-from iif.tv.distributed import gather, no_bar, pick_device, process_group, rank, world_size
+from iif.tv.distributed import bar_disabled, gather, pick_device, process_group, rank, world_size
 from iif.tv.model import has_masks
 
 RESULTS = "lvis_instances_results.json"
@@ -27,9 +27,9 @@ RESULTS = "lvis_instances_results.json"
 _MASK_THRESHOLD = 0.5
 
 
-def check_classes(annotations: Annotations, frequency: ClassFrequency, what: str) -> None:
+def check_classes(annotations: Annotations, statistics: ClassStatistics, what: str) -> None:
     """Raise InputError unless an annotation file has the classes that ``what`` was trained on."""
-    ours = dict(zip(frequency.ids.tolist(), frequency.names, strict=True))
+    ours = dict(zip(statistics.ids.tolist(), statistics.names, strict=True))
     theirs = dict(zip(annotations.category_ids.tolist(), annotations.category_names, strict=True))
     if ours == theirs:
         return
@@ -78,8 +78,6 @@ def predict(
     images: DetectionImages,
     category_ids: NDArray[np.int64],
     device: torch.device,
-    *,
-    progress: bool = True,
 ) -> list[dict[str, Any]] | None:
     """Run a model over all images, one at a time, shared among the processes.
 
@@ -94,7 +92,7 @@ def predict(
     )
     for row, image in zip(
         mine,
-        tqdm(loader, desc="inference", unit="image", disable=no_bar(progress)),
+        tqdm(loader, desc="inference", unit="image", disable=bar_disabled()),
         strict=True,
     ):
         (detections,) = model([image.to(device)])
@@ -115,7 +113,6 @@ def evaluate(
     *,
     exhaustive: bool = False,
     device: str | None = None,
-    progress: bool = True,
 ) -> dict[str, Any] | None:
     """Evaluate a trained model; needs nothing of the training data.
 
@@ -130,7 +127,6 @@ def evaluate(
         output_dir: where to write.
         exhaustive: every category was verified in every image, as in COCO.
         device: "cpu", "cuda" or "cuda:N"; by default a GPU where there is one.
-        progress: show a progress bar.
 
     Returns:
         the summary, in process 0; None in the others that torchrun started.
@@ -145,13 +141,11 @@ def evaluate(
         )
         detector.model.to(where)
         annotations = load_annotations(
-            gt_json, exhaustive=exhaustive, frequency=detector.frequency if exhaustive else None
+            gt_json, exhaustive=exhaustive, statistics=detector.statistics if exhaustive else None
         )
-        check_classes(annotations, detector.frequency, "the model")
+        check_classes(annotations, detector.statistics, "the model")
         images = DetectionImages(annotations, image_root)
-        return evaluate_model(
-            detector, images, Path(output_dir) / "inference", where, progress=progress
-        )
+        return evaluate_model(detector, images, Path(output_dir) / "inference", where)
 
 
 def evaluate_model(
@@ -159,14 +153,12 @@ def evaluate_model(
     images: DetectionImages,
     folder: Path,
     device: torch.device,
-    *,
-    progress: bool = True,
 ) -> dict[str, Any] | None:
     """Write result file and summary of ``detector`` on ``images`` into ``folder``."""
     from iif.evaluation.summary import evaluate_files  # compiles: not wanted for add_iif alone
 
-    frequency, config = detector.frequency, detector.config
-    results = predict(detector.model, images, frequency.ids, device, progress=progress)
+    statistics, config = detector.statistics, detector.config
+    results = predict(detector.model, images, statistics.ids, device)
     if results is None:
         return None
     write_results(folder / RESULTS, results)
@@ -176,12 +168,11 @@ def evaluate_model(
         iou_types=("bbox", "segm") if has_masks(detector.model) else ("bbox",),
         output_dir=folder,
         exhaustive=images.annotations.exhaustive,
-        frequency=frequency,
+        statistics=statistics,
         test_settings={
             "score_threshold": config.score_threshold,
             "nms_threshold": config.nms_threshold,
             "detections_per_image": config.detections_per_image,
         },
         config={"engine": "torchvision", **config.to_dict()},
-        progress=progress,
     )

@@ -14,8 +14,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
-from iif.files import InputError
-from iif.frequency import ClassFrequency
+from iif.errors import InputError
+from iif.statistics import ClassStatistics
 from iif.tv.config import TrainConfig
 from iif.tv.predictor import add_iif
 from iif.weights import iif_weights
@@ -84,9 +84,9 @@ def maskrcnn_resnet18_fpn_small(num_classes: int, **options: Any) -> MaskRCNN:
 
 
 def build_model(
-    config: TrainConfig, frequency: ClassFrequency, *, pretrained: bool = True
+    config: TrainConfig, statistics: ClassStatistics, *, pretrained: bool = True
 ) -> nn.Module:
-    """Build the model of ``config`` for the classes of ``frequency``; label r + 1 is row r.
+    """Build the model of ``config`` for the classes of ``statistics``; label r + 1 is row r.
 
     Args:
         pretrained: False to leave out the published weights: a checkpoint will be loaded, whose
@@ -96,7 +96,7 @@ def build_model(
         InputError: the model or its published weights are unknown, the model has no Fast R-CNN
             box head, or the class counts give no weights.
     """
-    num_classes = len(frequency) + 1
+    num_classes = len(statistics) + 1
     options: dict[str, Any] = {
         "min_size": config.min_size,
         "max_size": config.max_size,
@@ -117,7 +117,7 @@ def build_model(
         add_iif(
             model,
             iif_weights(
-                frequency,
+                statistics,
                 config.variant,
                 config.count_by,
                 zero_count=config.zero_count,

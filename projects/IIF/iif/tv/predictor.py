@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 
-from iif.files import InputError
+from iif.errors import InputError
 from iif.logits import IIFLogits
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -15,12 +15,20 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from iif.data.annotations import load_annotations
-from iif.files import InputError, versions, write_json
-from iif.frequency import ClassFrequency
+from iif.errors import InputError
+from iif.files import versions, write_json
+from iif.statistics import ClassStatistics
 from iif.tv import checkpoint
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages, DetectionTargets, Target
-from iif.tv.distributed import no_bar, pick_device, process_group, rank, share_buffers, world_size
+from iif.tv.distributed import (
+    bar_disabled,
+    pick_device,
+    process_group,
+    rank,
+    share_buffers,
+    world_size,
+)
 from iif.tv.inference import check_classes, evaluate_model
 from iif.tv.model import build_model
 from iif.tv.sampling import batches, image_stream, repeat_factors
@@ -51,7 +59,6 @@ def train(
     exhaustive: bool = False,
     resume: bool = False,
     device: str | None = None,
-    progress: bool = True,
 ) -> dict[str, Any] | None:
     """Train a model with IIF, or the plain baseline, and evaluate it.
 
@@ -73,7 +80,6 @@ def train(
         exhaustive: the files are in COCO's format: every category was verified in every image.
         resume: go on from the last checkpoint in ``output_dir``, if it has one.
         device: "cpu", "cuda" or "cuda:N"; by default a GPU where there is one.
-        progress: show progress bars.
 
     Returns:
         the evaluation summary, in process 0 and with ``val_json``; None otherwise.
@@ -98,20 +104,20 @@ def train(
                 f"images_per_batch is {config.images_per_batch}; it must be a multiple of the "
                 f"{world_size()} processes"
             )
-        frequency = ClassFrequency.from_json(train_json)
+        statistics = ClassStatistics.from_json(train_json)
         masks = config.model.startswith("maskrcnn")
         annotations = load_annotations(
             train_json,
             exhaustive=exhaustive,
             masks=masks,
-            frequency=frequency if exhaustive else None,
+            statistics=statistics if exhaustive else None,
         )
         validation = None
         if val_json is not None:
             val_annotations = load_annotations(
-                val_json, exhaustive=exhaustive, frequency=frequency if exhaustive else None
+                val_json, exhaustive=exhaustive, statistics=statistics if exhaustive else None
             )
-            check_classes(val_annotations, frequency, os.fspath(train_json))
+            check_classes(val_annotations, statistics, os.fspath(train_json))
             validation = DetectionImages(val_annotations, val_image_root or image_root)
         data = DetectionTargets(
             annotations,
@@ -121,23 +127,23 @@ def train(
         )
         previous = checkpoint.read(folder, where) if resume and _was_started(folder) else None
         if previous is not None:
-            _check_resumable(previous, config, frequency, folder)
+            _check_resumable(previous, config, statistics, folder)
 
         torch.manual_seed(config.seed)
         if previous is None:
-            model = build_model(config, frequency).to(where)
+            model = build_model(config, statistics).to(where)
         else:
-            model = checkpoint.rebuild(previous, config, frequency).to(where)
+            model = checkpoint.rebuild(previous, config, statistics).to(where)
         if rank() == 0:
             write_json(
                 folder / "config.json",
                 {"config": config.to_dict(), "train": annotations.path, "versions": versions()},
             )
-        _run(model, data, config, frequency, folder, where, previous, progress)
+        _run(model, data, config, statistics, folder, where, previous)
         if validation is None:
             return None
-        detector = checkpoint.Detector(model.eval(), config, frequency, config.iterations)
-        return evaluate_model(detector, validation, folder / "inference", where, progress=progress)
+        detector = checkpoint.Detector(model.eval(), config, statistics, config.iterations)
+        return evaluate_model(detector, validation, folder / "inference", where)
 
 
 def _was_started(folder: Path) -> bool:
@@ -145,7 +151,7 @@ def _was_started(folder: Path) -> bool:
 
 
 def _check_resumable(
-    previous: dict[str, Any], config: TrainConfig, frequency: ClassFrequency, folder: Path
+    previous: dict[str, Any], config: TrainConfig, statistics: ClassStatistics, folder: Path
 ) -> None:
     old = previous["config"]
     for key, value in config.to_dict().items():
@@ -154,10 +160,10 @@ def _check_resumable(
                 f"{folder}: the run to resume has {key}={old.get(key)}, now it is {value}; "
                 "resume with the same settings or take another folder"
             )
-    counts = {key: value for key, value in frequency.to_dict().items() if key != "source"}
-    if any(previous["frequency"][key] != value for key, value in counts.items()):
+    counts = {key: value for key, value in statistics.to_dict().items() if key != "source"}
+    if any(previous["statistics"][key] != value for key, value in counts.items()):
         raise InputError(
-            f"{folder}: the run to resume was trained on other data than {frequency.source}; "
+            f"{folder}: the run to resume was trained on other data than {statistics.source}; "
             "take another folder"
         )
     if previous["iteration"] > config.iterations:
@@ -190,11 +196,10 @@ def _run(
     model: nn.Module,
     data: DetectionTargets,
     config: TrainConfig,
-    frequency: ClassFrequency,
+    statistics: ClassStatistics,
     folder: Path,
     device: torch.device,
     previous: dict[str, Any] | None,
-    progress: bool,
 ) -> None:
     """Train ``model`` in place from where ``previous`` stopped to ``config.iterations``."""
     optimizer = _optimizer(model, config)
@@ -216,7 +221,7 @@ def _run(
         initial=start,
         total=config.iterations,
         mininterval=1.0,
-        disable=no_bar(progress),
+        disable=bar_disabled(),
     )
     for iteration, (images, targets) in enumerate(_plain_errors(bar), start):
         # The random numbers of an iteration depend on these three alone, so that a resumed run
@@ -232,7 +237,7 @@ def _run(
         if rank() == 0 and (done % config.checkpoint_period == 0 or done == config.iterations):
             last = done == config.iterations
             name = checkpoint.FINAL if last else f"model_{done - 1:07d}.pth"
-            checkpoint.save(folder / name, model, optimizer, config, frequency, done)
+            checkpoint.save(folder / name, model, optimizer, config, statistics, done)
     if writer is not None:
         writer.close()
     share_buffers(model)

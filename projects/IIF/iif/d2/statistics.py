@@ -12,12 +12,12 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import Tensor
 
 from iif.d2.datasets import annotation_file, register_custom_datasets
-from iif.files import InputError
-from iif.frequency import ClassFrequency
+from iif.errors import InputError
+from iif.statistics import ClassStatistics
 from iif.weights import VARIANTS, iif_weights
 
 
-def frequency_from_config(cfg: CfgNode) -> ClassFrequency:
+def statistics_from_config(cfg: CfgNode) -> ClassStatistics:
     """Return the class frequencies that ``cfg`` holds or, where it holds none, counts them.
 
     They are counted in ``MODEL.IIF.FREQUENCY_FILE`` or else in the data sets of
@@ -28,7 +28,7 @@ def frequency_from_config(cfg: CfgNode) -> ClassFrequency:
     """
     stored = cfg.MODEL.IIF.FREQUENCY
     if len(stored.IMAGE_COUNT):
-        frequency = ClassFrequency.from_dict(
+        statistics = ClassStatistics.from_dict(
             {
                 "ids": stored.IDS,
                 "names": stored.NAMES,
@@ -39,21 +39,21 @@ def frequency_from_config(cfg: CfgNode) -> ClassFrequency:
             }
         )
     else:
-        frequency = _count(cfg)
+        statistics = _count(cfg)
     if cfg.MODEL.IIF.NUM_IMAGES:
-        frequency = ClassFrequency.from_dict(
-            {**frequency.to_dict(), "num_images": cfg.MODEL.IIF.NUM_IMAGES}
+        statistics = ClassStatistics.from_dict(
+            {**statistics.to_dict(), "num_images": cfg.MODEL.IIF.NUM_IMAGES}
         )
-    return frequency
+    return statistics
 
 
-def store_frequency(cfg: CfgNode, frequency: ClassFrequency) -> None:
+def store_statistics(cfg: CfgNode, statistics: ClassStatistics) -> None:
     """Write the counts into ``cfg.MODEL.IIF.FREQUENCY``, where they need no data set any more."""
-    for key, value in frequency.to_dict().items():
+    for key, value in statistics.to_dict().items():
         cfg.MODEL.IIF.FREQUENCY[key.upper()] = [] if value is None else value
 
 
-def clear_frequency(cfg: CfgNode) -> None:
+def clear_statistics(cfg: CfgNode) -> None:
     """Remove the counts from ``cfg``, so that the next use counts anew."""
     for key, value in cfg.MODEL.IIF.FREQUENCY.items():
         cfg.MODEL.IIF.FREQUENCY[key] = type(value)()
@@ -82,15 +82,15 @@ def weights_from_config(cfg: CfgNode) -> Tensor | None:
     if options.STRENGTH == 0:
         return None
     refuse_sigmoid(cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE or cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS)
-    frequency = frequency_from_config(cfg)
-    if len(frequency) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+    statistics = statistics_from_config(cfg)
+    if len(statistics) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
         raise InputError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but "
-            f"{frequency.source} counts {len(frequency)} classes: set "
-            f"MODEL.ROI_HEADS.NUM_CLASSES {len(frequency)}"
+            f"{statistics.source} counts {len(statistics)} classes: set "
+            f"MODEL.ROI_HEADS.NUM_CLASSES {len(statistics)}"
         )
     weights = iif_weights(
-        frequency,
+        statistics,
         options.VARIANT,
         options.COUNT_BY,
         zero_count=options.ZERO_COUNT,
@@ -108,10 +108,10 @@ def refuse_sigmoid(use_sigmoid: bool) -> None:
         )
 
 
-def _count(cfg: CfgNode) -> ClassFrequency:
+def _count(cfg: CfgNode) -> ClassStatistics:
     path = cfg.MODEL.IIF.FREQUENCY_FILE
     if path:
-        return ClassFrequency.from_json(os.path.expandvars(os.path.expanduser(path)))
+        return ClassStatistics.from_json(os.path.expandvars(os.path.expanduser(path)))
     if not len(cfg.DATASETS.TRAIN):
         raise InputError(
             "DATASETS.TRAIN is empty and MODEL.IIF.FREQUENCY_FILE is not set: IIF needs one of "
@@ -121,21 +121,21 @@ def _count(cfg: CfgNode) -> ClassFrequency:
     return reduce(_add, (_count_dataset(name) for name in cfg.DATASETS.TRAIN))
 
 
-def _count_dataset(name: str) -> ClassFrequency:
+def _count_dataset(name: str) -> ClassStatistics:
     metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
     if metadata and metadata.get("class_image_count") and not os.path.isfile(metadata.json_file):
         # Counts by image alone, but they need no file.
-        return ClassFrequency.from_metadata(metadata)
+        return ClassStatistics.from_metadata(metadata)
     path = annotation_file(name, "DATASETS.TRAIN")
     if path is None:
         raise InputError(
             f"data set {name!r} names no annotation file to count (json_file of its metadata): "
             "set MODEL.IIF.FREQUENCY_FILE"
         )
-    return ClassFrequency.from_json(path)
+    return ClassStatistics.from_json(path)
 
 
-def _add(first: ClassFrequency, second: ClassFrequency) -> ClassFrequency:
+def _add(first: ClassStatistics, second: ClassStatistics) -> ClassStatistics:
     """Return the frequencies of two data sets together."""
     if not np.array_equal(first.ids, second.ids) or first.names != second.names:
         raise InputError(
@@ -145,7 +145,7 @@ def _add(first: ClassFrequency, second: ClassFrequency) -> ClassFrequency:
     instances = None
     if first.instance_count is not None and second.instance_count is not None:
         instances = first.instance_count + second.instance_count
-    return ClassFrequency(
+    return ClassStatistics(
         image_count=first.image_count + second.image_count,
         num_images=first.num_images + second.num_images,
         instance_count=instances,

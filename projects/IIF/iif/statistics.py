@@ -1,4 +1,4 @@
-"""How often each class occurs in the training set: the counts that the weights are made from."""
+"""What the training set shows of each class: the statistics that every method is made from."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from iif.files import Id, InputError, read_json, sha256_file, write_json
+from iif.errors import InputError
+from iif.files import Id, read_json, sha256_file, write_json
 
 # LVIS's frequency groups: a rare class is shown by at most 10 training images, a common one by at
 # most 100, a frequent one by more (LVIS, arXiv 1908.03195, section 5.1).
 RARE_MAX_IMAGES = 10
 COMMON_MAX_IMAGES = 100
 
-_CACHE_FORMAT = "iif-class-frequency/1"
+_FORMAT = "iif-class-statistics/1"
+_COLUMNS = ("ids", "image_count", "instance_count", "fractal_dimension")
+_CACHE_FORMAT = "iif-class-counts/1"
 _ANNOTATION_FILE = "an LVIS- or COCO-format annotation file"
 
 # Detectron2's metadata of every LVIS v1 split carries the counts of the training split, but not
@@ -30,8 +33,8 @@ _KNOWN_NUM_IMAGES = dict.fromkeys(
 )
 
 
-class ClassFrequency:
-    """Counts per class, keyed by category id and ordered by it.
+class ClassStatistics:
+    """What the training set shows of each class, keyed by category id and ordered by it.
 
     An image counts once for a class however many of its instances it shows; every image of the
     training set counts towards ``num_images``, annotated or not.
@@ -42,7 +45,9 @@ class ClassFrequency:
         image_count: (K,) int64, the images that show the class.
         instance_count: (K,) int64, the instances of the class, or None when not known.
         num_images: the number N of images.
-        source: where the counts come from, for messages and provenance.
+        fractal_dimension: (K,) float64 in [1, 2], that of where the class's boxes lie, or None
+            when it was not computed.
+        source: where the statistics come from, for messages and provenance.
     """
 
     ids: NDArray[np.int64]
@@ -50,16 +55,18 @@ class ClassFrequency:
     image_count: NDArray[np.int64]
     instance_count: NDArray[np.int64] | None
     num_images: int
+    fractal_dimension: NDArray[np.float64] | None
     source: str
 
     def __init__(
         self,
+        *,
         image_count: ArrayLike,
         num_images: int,
         instance_count: ArrayLike | None = None,
         names: Sequence[str] | None = None,
         ids: ArrayLike | None = None,
-        *,
+        fractal_dimension: ArrayLike | None = None,
         source: str = "arrays",
     ) -> None:
         """Check the counts and order them by category id.
@@ -70,7 +77,8 @@ class ClassFrequency:
             instance_count: (K,) instances of the class, when known.
             names: K names; by default the ids.
             ids: (K,) category ids in any order; by default 1 to K, as in LVIS.
-            source: where the counts come from.
+            fractal_dimension: (K,) of where the class's boxes lie, when known.
+            source: where the statistics come from.
 
         Raises:
             InputError: the arrays differ in length, an id occurs twice, or a count is impossible
@@ -81,10 +89,10 @@ class ClassFrequency:
         keys = np.arange(1, num_classes + 1) if ids is None else _whole_numbers(ids, "ids", source)
         labels = [str(i) for i in keys] if names is None else [str(name) for name in names]
         columns: dict[str, Any] = {"ids": keys, "names": labels}
-        instances = None
         if instance_count is not None:
-            instances = _whole_numbers(instance_count, "instance_count", source)
-            columns["instance_count"] = instances
+            columns["instance_count"] = _whole_numbers(instance_count, "instance_count", source)
+        if fractal_dimension is not None:
+            columns["fractal_dimension"] = _dimensions(fractal_dimension, source)
         if num_classes == 0:
             raise InputError(f"{source}: there is no class; give one image_count per class")
         for key, column in columns.items():
@@ -100,11 +108,16 @@ class ClassFrequency:
         _refuse_duplicates(keys, f"{source}: category id")
 
         order = np.argsort(keys)
+
+        def ordered(key: str) -> Any:
+            return _frozen(columns[key][order]) if key in columns else None
+
         self.ids = _frozen(keys[order])
         self.names = [labels[i] for i in order]
         self.image_count = _frozen(images[order])
-        self.instance_count = None if instances is None else _frozen(instances[order])
+        self.instance_count = ordered("instance_count")
         self.num_images = int(num_images)
+        self.fractal_dimension = ordered("fractal_dimension")
         self.source = source
         self._refuse_impossible_counts()
 
@@ -136,7 +149,7 @@ class ClassFrequency:
     def __repr__(self) -> str:
         """Return the totals and the source."""
         return (
-            f"ClassFrequency({len(self)} classes, {self.num_images} images, "
+            f"ClassStatistics({len(self)} classes, {self.num_images} images, "
             f"{self.num_instances} instances, source={self.source!r})"
         )
 
@@ -167,14 +180,14 @@ class ClassFrequency:
         return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 
     @classmethod
-    def from_json(cls, path: str | os.PathLike[str], *, cache: bool = True) -> ClassFrequency:
+    def from_json(cls, path: str | os.PathLike[str], *, cache: bool = True) -> ClassStatistics:
         """Count the annotations of an LVIS- or COCO-format file.
 
         A category's own ``image_count``, which LVIS files carry, is not trusted: where it
         disagrees with the annotations a warning says so, and the annotations are followed.
         Crowd annotations count like any other.
 
-        The counts are kept in ``<path>.frequency.json`` together with the SHA-256 of the file and
+        The counts are kept in ``<path>.statistics.json`` together with the SHA-256 of the file and
         are used again only for that very content: sizes and times of files survive being copied,
         while hashing takes less time than counting. Of several processes that start at once, one
         counts and the others wait for it. Without write permission there is no cache.
@@ -190,7 +203,7 @@ class ClassFrequency:
         source = os.fspath(path)
         if not cache or not os.path.isfile(path) or not os.access(_folder(path), os.W_OK):
             return cls._checked(_count_annotations(path), source)
-        cache_path = Path(f"{source}.frequency.json")
+        cache_path = Path(f"{source}.statistics.json")
         digest = sha256_file(path)
         counts = _read_cache(cache_path, digest)
         if counts is None:
@@ -202,8 +215,8 @@ class ClassFrequency:
         return cls._checked(counts, source)
 
     @classmethod
-    def _checked(cls, counts: _Counts, source: str) -> ClassFrequency:
-        frequency = cls(
+    def _checked(cls, counts: _Counts, source: str) -> ClassStatistics:
+        statistics = cls(
             image_count=counts.image_count,
             num_images=counts.num_images,
             instance_count=counts.instance_count,
@@ -215,22 +228,22 @@ class ClassFrequency:
         rows = [
             row
             for row, (key, count) in enumerate(
-                zip(frequency.ids, frequency.image_count, strict=True)
+                zip(statistics.ids, statistics.image_count, strict=True)
             )
             if declared[int(key)] not in (None, count)
         ]
         if rows:
-            said = declared[int(frequency.ids[rows[0]])]
+            said = declared[int(statistics.ids[rows[0]])]
             warnings.warn(
                 f"{source}: the image_count of {_plural(len(rows), 'category', 'categories')} "
-                f"disagrees with the annotations, which are followed: {frequency.describe(rows)}; "
+                f"disagrees with the annotations, which are followed: {statistics.describe(rows)}; "
                 f"the first one's image_count says {said}",
                 stacklevel=3,
             )
-        return frequency
+        return statistics
 
     @classmethod
-    def from_metadata(cls, metadata: Any, num_images: int | None = None) -> ClassFrequency:
+    def from_metadata(cls, metadata: Any, num_images: int | None = None) -> ClassStatistics:
         """Take the counts from a Detectron2 data set's metadata.
 
         Args:
@@ -265,41 +278,61 @@ class ClassFrequency:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the counts as plain numbers, strings and lists, ready for JSON."""
+        """Return the statistics as plain numbers, strings and lists, ready for JSON."""
+        columns = {key: getattr(self, key) for key in _COLUMNS}
         return {
             "source": self.source,
             "num_images": self.num_images,
-            "ids": self.ids.tolist(),
             "names": list(self.names),
-            "image_count": self.image_count.tolist(),
-            "instance_count": (
-                None if self.instance_count is None else self.instance_count.tolist()
-            ),
+            **{key: None if column is None else column.tolist() for key, column in columns.items()},
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ClassFrequency:
-        """Rebuild the counts from :meth:`to_dict`.
+    def from_dict(cls, values: Mapping[str, Any]) -> ClassStatistics:
+        """Rebuild the statistics from :meth:`to_dict`.
 
         Raises:
             InputError: a key is missing or its value is impossible.
         """
-        missing = {"source", "num_images", "ids", "names", "image_count", "instance_count"} - set(
-            values
-        )
+        required = ("source", "num_images", "ids", "names", "image_count", "instance_count")
+        missing = [key for key in required if key not in values]
         if missing:
             raise InputError(
-                f"class frequencies lack {', '.join(sorted(missing))}; "
-                "make them with ClassFrequency.to_dict"
+                f"class statistics lack {', '.join(missing)}; make them with "
+                "ClassStatistics.to_dict"
             )
-        return cls(
-            image_count=values["image_count"],
-            num_images=values["num_images"],
-            instance_count=values["instance_count"],
-            names=values["names"],
-            ids=values["ids"],
-            source=values["source"],
-        )
+        arguments: dict[str, Any] = {key: values[key] for key in required}
+        return cls(**arguments, fractal_dimension=values.get("fractal_dimension"))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the statistics as JSON (``class_statistics.json``), whole or not at all."""
+        write_json(path, {"format": _FORMAT, **self.to_dict()}, indent=None)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> ClassStatistics:
+        """Read the statistics that :meth:`save` wrote.
+
+        Raises:
+            InputError: the file is missing or not one of these.
+        """
+        values = read_json(path, dict[str, Any], what="class statistics (class_statistics.json)")
+        if values.get("format") != _FORMAT:
+            raise InputError(
+                f"{path}: not class statistics (expected format {_FORMAT}); count the training "
+                "annotations again"
+            )
+        try:
+            return cls.from_dict(values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def replace(self, **changes: Any) -> ClassStatistics:
+        """Return the statistics with some of the constructor's arguments changed."""
+        return ClassStatistics.from_dict({**self.to_dict(), **changes})
+
+    def same_counts(self, other: ClassStatistics) -> bool:
+        """Return whether all but the source is equal."""
+        return {**self.to_dict(), "source": ""} == {**other.to_dict(), "source": ""}
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -346,7 +379,7 @@ def _count_annotations(path: str | os.PathLike[str]) -> _Counts:
     """Count the images and instances of each category of an LVIS- or COCO-format file.
 
     Raises:
-        InputError: as :meth:`ClassFrequency.from_json`.
+        InputError: as :meth:`ClassStatistics.from_json`.
     """
     content = read_json(path, _AnnotationFile, what=_ANNOTATION_FILE)
     for key in ("images", "categories"):
@@ -420,7 +453,14 @@ def _whole_numbers(values: ArrayLike, key: str, source: str) -> NDArray[np.int64
     return whole
 
 
-def _frozen(array: NDArray[np.int64]) -> NDArray[np.int64]:
+def _dimensions(values: ArrayLike, source: str) -> NDArray[np.float64]:
+    dimensions = np.asarray(values, dtype=np.float64)
+    if dimensions.ndim != 1 or not ((dimensions >= 1) & np.isfinite(dimensions)).all():
+        raise InputError(f"{source}: fractal_dimension must be a flat list of numbers from 1 on")
+    return dimensions
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
     array.flags.writeable = False
     return array
 
@@ -450,7 +490,7 @@ def _turn_taken(path: str | os.PathLike[str]) -> Iterator[None]:
 def _read_cache(path: Path, digest: str) -> _Counts | None:
     """Return the cached counts of the file with this SHA-256, or None when there are none."""
     try:
-        cached = read_json(path, _Cache, what="cached class frequencies")
+        cached = read_json(path, _Cache, what="cached class statistics")
     except (InputError, OSError):
         # Missing, from another version or unreadable: it is only a cache, so count again.
         return None

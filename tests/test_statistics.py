@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iif import ClassFrequency, InputError, frequency
+from iif import ClassStatistics, InputError, statistics
 
 
 def annotation_file(
@@ -58,7 +58,7 @@ def write(tmp_path: Path):
 
 
 def test_counts_images_and_instances_by_category_id(write):
-    counted = ClassFrequency.from_json(write(small_file()))
+    counted = ClassStatistics.from_json(write(small_file()))
     assert counted.ids.tolist() == [4, 11, 30]
     assert counted.names == ["c", "b", "a"]
     assert counted.image_count.tolist() == [2, 0, 3]
@@ -78,7 +78,7 @@ def test_counts_equal_an_independent_count_whatever_the_order(data, tmp_path_fac
     )
     path = tmp_path_factory.mktemp("counts") / "a.json"
     path.write_text(json.dumps(annotation_file(images, annotations, {k: f"n{k}" for k in keys})))
-    counted = ClassFrequency.from_json(path, cache=False)
+    counted = ClassStatistics.from_json(path, cache=False)
 
     shown: dict[int, set[int]] = defaultdict(set)
     instances: dict[int, int] = defaultdict(int)
@@ -135,20 +135,20 @@ def test_a_faulty_file_is_refused_with_file_and_place_named(write, change, messa
     change(content)
     path = write(content)
     with pytest.raises(InputError, match=message) as error:
-        ClassFrequency.from_json(path)
+        ClassStatistics.from_json(path)
     assert str(path) in str(error.value)
     assert os.listdir(path.parent) == ["annotations.json"]
 
 
 def test_missing_empty_and_cut_off_files_are_refused(write, tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        ClassFrequency.from_json(tmp_path / "nowhere.json")
+        ClassStatistics.from_json(tmp_path / "nowhere.json")
     with pytest.raises(InputError, match="is a folder"):
-        ClassFrequency.from_json(tmp_path)
+        ClassStatistics.from_json(tmp_path)
     with pytest.raises(InputError, match="empty"):
-        ClassFrequency.from_json(write(""))
+        ClassStatistics.from_json(write(""))
     with pytest.raises(InputError, match="cut off"):
-        ClassFrequency.from_json(write(json.dumps(small_file())[:-20]))
+        ClassStatistics.from_json(write(json.dumps(small_file())[:-20]))
 
 
 def test_a_wrong_image_count_is_said_once_and_not_followed(write):
@@ -159,7 +159,7 @@ def test_a_wrong_image_count_is_said_once_and_not_followed(write):
     # The second reading comes from the cache and must say so too.
     for _ in range(2):
         with pytest.warns(UserWarning, match="2 categories disagrees") as caught:
-            counted = ClassFrequency.from_json(path)
+            counted = ClassStatistics.from_json(path)
         assert len(caught) == 1
         assert "'c' (id 4" in str(caught[0].message)
         assert "999" in str(caught[0].message)
@@ -172,17 +172,17 @@ def test_a_right_image_count_is_not_warned_about(write):
         category["image_count"] = said
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ClassFrequency.from_json(write(content))
+        ClassStatistics.from_json(write(content))
 
 
 def test_the_cache_is_used_for_the_same_content_only(write, monkeypatch):
     path = write(small_file())
-    first = ClassFrequency.from_json(path)
+    first = ClassStatistics.from_json(path)
     times = os.stat(path)
     counting = []
-    real = frequency._count_annotations
-    monkeypatch.setattr(frequency, "_count_annotations", lambda p: counting.append(p) or real(p))
-    again = ClassFrequency.from_json(path)
+    real = statistics._count_annotations
+    monkeypatch.setattr(statistics, "_count_annotations", lambda p: counting.append(p) or real(p))
+    again = ClassStatistics.from_json(path)
     assert not counting
     assert again.to_dict() == first.to_dict()
 
@@ -193,18 +193,18 @@ def test_the_cache_is_used_for_the_same_content_only(write, monkeypatch):
     assert changed != text
     path.write_text(changed)
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert ClassFrequency.from_json(path).instance_count.tolist() == [2, 1, 4]
+    assert ClassStatistics.from_json(path).instance_count.tolist() == [2, 1, 4]
     assert len(counting) == 1
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"format": "other", "sha256": "", "counts": 1}'])
 def test_a_damaged_cache_is_replaced(write, damage):
     path = write(small_file())
-    cache = Path(f"{path}.frequency.json")
-    first = ClassFrequency.from_json(path)
+    cache = Path(f"{path}.statistics.json")
+    first = ClassStatistics.from_json(path)
     good = cache.read_bytes()
     cache.write_text(damage)
-    assert ClassFrequency.from_json(path).to_dict() == first.to_dict()
+    assert ClassStatistics.from_json(path).to_dict() == first.to_dict()
     assert cache.read_bytes() == good
 
 
@@ -214,19 +214,19 @@ def test_without_write_permission_the_counts_come_without_a_cache(write, monkeyp
     def denied(*args: Any, **kwargs: Any) -> None:
         raise PermissionError("read-only file system")
 
-    monkeypatch.setattr(frequency, "write_json", denied)
-    assert ClassFrequency.from_json(path).image_count.tolist() == [2, 0, 3]
+    monkeypatch.setattr(statistics, "write_json", denied)
+    assert ClassStatistics.from_json(path).image_count.tolist() == [2, 0, 3]
     monkeypatch.setattr(os, "access", lambda *args: False)
-    assert ClassFrequency.from_json(path).image_count.tolist() == [2, 0, 3]
+    assert ClassStatistics.from_json(path).image_count.tolist() == [2, 0, 3]
     assert os.listdir(path.parent) == ["annotations.json"]
 
 
 def _count_in_process(path: str, barrier: Any, results: Any) -> None:
     counted = []
-    real = frequency._count_annotations
-    frequency._count_annotations = lambda p: counted.append(p) or real(p)
+    real = statistics._count_annotations
+    statistics._count_annotations = lambda p: counted.append(p) or real(p)
     barrier.wait()
-    results.put((len(counted), ClassFrequency.from_json(path).to_dict(), len(counted)))
+    results.put((len(counted), ClassStatistics.from_json(path).to_dict(), len(counted)))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="the lock is POSIX's")
@@ -247,12 +247,18 @@ def test_of_processes_that_start_together_one_counts(write):
     assert all(values == found[0][1] for _, values, _ in found)
     assert sorted(os.listdir(path.parent)) == [
         "annotations.json",
-        "annotations.json.frequency.json",
+        "annotations.json.statistics.json",
     ]
 
 
 def test_arrays_are_ordered_by_id():
-    counted = ClassFrequency([1, 20, 300], 1000, [2, 30, 400], ["x", "y", "z"], [9, 5, 7])
+    counted = ClassStatistics(
+        image_count=[1, 20, 300],
+        num_images=1000,
+        instance_count=[2, 30, 400],
+        names=["x", "y", "z"],
+        ids=[9, 5, 7],
+    )
     assert counted.ids.tolist() == [5, 7, 9]
     assert counted.names == ["y", "z", "x"]
     assert counted.image_count.tolist() == [20, 300, 1]
@@ -264,7 +270,7 @@ def test_arrays_are_ordered_by_id():
 
 
 def test_groups_have_the_limits_of_lvis():
-    counted = ClassFrequency([0, 1, 10, 11, 100, 101, 5000], 5000)
+    counted = ClassStatistics(image_count=[0, 1, 10, 11, 100, 101, 5000], num_images=5000)
     assert counted.groups.tolist() == ["r", "r", "r", "c", "c", "f", "f"]
     assert counted.ids.tolist() == list(range(1, 8))
     assert counted.instance_count is None
@@ -294,18 +300,25 @@ def test_groups_have_the_limits_of_lvis():
 )
 def test_impossible_arrays_are_refused(arguments, message):
     with pytest.raises(InputError, match=message):
-        ClassFrequency(**arguments)
+        ClassStatistics(**arguments)
 
 
 def test_dict_round_trip_through_json():
-    counted = ClassFrequency([1, 20], 30, [2, 30], ["ä", "y"], [9, 5], source="here")
+    counted = ClassStatistics(
+        image_count=[1, 20],
+        num_images=30,
+        instance_count=[2, 30],
+        names=["ä", "y"],
+        ids=[9, 5],
+        source="here",
+    )
     values = json.loads(json.dumps(counted.to_dict()))
-    assert ClassFrequency.from_dict(values).to_dict() == counted.to_dict()
-    without_instances = ClassFrequency([1, 20], 30)
-    assert ClassFrequency.from_dict(without_instances.to_dict()).instance_count is None
+    assert ClassStatistics.from_dict(values).to_dict() == counted.to_dict()
+    without_instances = ClassStatistics(image_count=[1, 20], num_images=30)
+    assert ClassStatistics.from_dict(without_instances.to_dict()).instance_count is None
     del values["num_images"]
     with pytest.raises(InputError, match="lack num_images"):
-        ClassFrequency.from_dict(values)
+        ClassStatistics.from_dict(values)
 
 
 def test_metadata_gives_counts_by_id_and_needs_the_number_of_images():
@@ -314,21 +327,21 @@ def test_metadata_gives_counts_by_id_and_needs_the_number_of_images():
         class_image_count=[{"id": 3, "image_count": 7}, {"id": 1, "image_count": 5}],
         thing_classes=["a", "b"],
     )
-    counted = ClassFrequency.from_metadata(metadata, num_images=50)
+    counted = ClassStatistics.from_metadata(metadata, num_images=50)
     assert counted.ids.tolist() == [1, 3]
     assert counted.image_count.tolist() == [5, 7]
     assert counted.names == ["a", "b"]
     with pytest.raises(InputError, match=r"'mine'.*num_images"):
-        ClassFrequency.from_metadata(metadata)
+        ClassStatistics.from_metadata(metadata)
     with pytest.raises(InputError, match="no class_image_count"):
-        ClassFrequency.from_metadata(SimpleNamespace(name="bare"))
+        ClassStatistics.from_metadata(SimpleNamespace(name="bare"))
     metadata.name = "lvis_v1_train"
-    assert ClassFrequency.from_metadata(metadata).num_images == 100_170
+    assert ClassStatistics.from_metadata(metadata).num_images == 100_170
 
 
 def test_detectron2_knows_the_counts_of_lvis_v1():
     data = pytest.importorskip("detectron2.data", reason="Detectron2 is not installed")
-    counted = ClassFrequency.from_metadata(data.MetadataCatalog.get("lvis_v1_train"))
+    counted = ClassStatistics.from_metadata(data.MetadataCatalog.get("lvis_v1_train"))
     assert len(counted) == 1203
     assert counted.num_images == 100_170
     assert counted.image_count[0] == 64
