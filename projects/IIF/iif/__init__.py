@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 from iif.errors import InputError
 
 if TYPE_CHECKING:
-    from iif.logits import IIFLogits
+    from iif.methods import build_method
     from iif.statistics import ClassStatistics
-    from iif.weights import iif_weights
 
 try:
     __version__ = version("iif")
 except PackageNotFoundError:  # a checkout on PYTHONPATH, not installed
     __version__ = "0+unknown"
 
-__all__ = ["ClassStatistics", "IIFLogits", "InputError", "__version__", "iif_weights"]
+__all__ = ["ClassStatistics", "InputError", "__version__", "build_method"]
 
 # Imported when first used (PEP 562): torch takes seconds and hundreds of megabytes, which the
 # evaluation, the comparison and the report do without.
-_HOME = {"ClassStatistics": "statistics", "IIFLogits": "logits", "iif_weights": "weights"}
+_HOME = {"ClassStatistics": "statistics", "build_method": "methods"}
 
 
 def __getattr__(name: str) -> Any:

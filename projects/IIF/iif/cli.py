@@ -74,8 +74,9 @@ def _add_weights(commands: argparse._SubParsersAction) -> None:
 
 
 def _run_weights(args: argparse.Namespace) -> None:
+    from iif.methods.iif import iif_weights
+    from iif.report.weights import format_weights, write_weights_csv
     from iif.statistics import ClassStatistics
-    from iif.weights import format_weights, iif_weights, write_weights_csv
 
     statistics = ClassStatistics.from_json(args.json)
     weights = iif_weights(

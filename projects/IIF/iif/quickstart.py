@@ -193,9 +193,10 @@ def _step(number: int, what: str) -> Iterator[None]:
 
 
 def _write_weights(folder: Path, data: Path) -> None:
+    from iif.methods.iif import iif_weights
     from iif.report.plots import save_weights_plot
+    from iif.report.weights import write_weights_csv
     from iif.statistics import ClassStatistics
-    from iif.weights import iif_weights, write_weights_csv
 
     statistics = ClassStatistics.from_json(data / TRAIN_JSON)
     variant = RUNS["iif"][1]

@@ -47,7 +47,7 @@ def plot_weights(
 
     Args:
         statistics: the counts.
-        weights: (K,) as :func:`iif.weights.iif_weights` makes them of ``statistics``.
+        weights: (K,) as :func:`iif.methods.iif.iif_weights` makes them of ``statistics``.
         variant: the variant that the weights are of, for the label.
         count_by: "image" or "instance", what the weights count.
     """

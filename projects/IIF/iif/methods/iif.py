@@ -1,19 +1,21 @@
-"""Class frequencies to IIF weights (IIF, arXiv 2209.04861, section III and table I)."""
+"""Inverse Image Frequency: each class's logit times a weight that falls with its frequency.
 
-from __future__ import annotations
+Alexandridis et al., IEEE TIP 2023, arXiv 2209.04861, section III and table I.
+"""
 
-import csv
 import math
-import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Annotated, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from iif.errors import InputError
-from iif.files import atomic_write
+from iif.methods.affine import Affine
+from iif.methods.base import Options
 from iif.statistics import ClassStatistics
 
 # Each variant as a function of the classes' counts f (K,) and of the total N.
@@ -28,10 +30,92 @@ _FORMULAS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "base10": lambda f, n: torch.log(n / f) / math.log(10),
 }
 
-VARIANTS = tuple(_FORMULAS)
-COUNT_BY = ("image", "instance")
-ZERO_COUNT = ("error", "clamp")
-NONPOSITIVE = ("error", "clamp")
+Variant = Literal["raw", "smooth", "prob", "normit", "gombit", "base2", "base10"]
+CountBy = Literal["image", "instance"]
+OnFault = Literal["error", "clamp"]
+VARIANTS: tuple[str, ...] = get_args(Variant)
+COUNT_BY: tuple[str, ...] = get_args(CountBy)
+_ON_FAULT: tuple[str, ...] = get_args(OnFault)
+
+
+class IIFOptions(Options, frozen=True, kw_only=True):
+    """The settings of IIF."""
+
+    variant: Annotated[
+        Variant,
+        Meta(
+            description="How a class's weight follows from its count f of N: raw, ln(N / f); "
+            "smooth, ln((N + 1) / (f + 1)) + 1; prob, ln((N - f) / f); normit, -Phi^-1(f / N); "
+            "gombit, -ln(-ln(1 - f / N)); base2, log2(N / f); or base10, log10(N / f)."
+        ),
+    ] = "raw"
+    count_by: Annotated[
+        CountBy,
+        Meta(
+            description='What is counted: "image" (training images that show the class, of all '
+            'training images) or "instance" (instances of the class, of all instances; the '
+            "paper's object form, IOF)."
+        ),
+    ] = "image"
+    strength: Annotated[
+        float,
+        Meta(ge=0, description="The weights w are used as w ** strength: 1 is IIF, 0 the softmax."),
+    ] = 1.0
+    apply: Annotated[
+        Literal["train_and_test", "test"],
+        Meta(
+            description='When the logits are adjusted: "train_and_test", or "test" to train a '
+            "plain model and adjust its logits, relative to the background's, at inference alone "
+            "(post-hoc)."
+        ),
+    ] = "train_and_test"
+    zero_count: Annotated[
+        OnFault,
+        Meta(
+            description="What to do about a class that was never seen, whose weight would be "
+            'infinite: "error", or "clamp" to count it as seen once.'
+        ),
+    ] = "error"
+    nonpositive: Annotated[
+        OnFault,
+        Meta(
+            description="What to do about a weight that is zero or negative, which flips the sign "
+            'of its logit ("prob" and "normit" of a class in more than half of the images): '
+            '"error", or "clamp" to raise it to the smallest positive weight of another class.'
+        ),
+    ] = "error"
+
+
+class IIF(Affine):
+    """z'_c = w_c ** strength * z_c; post-hoc, z is relative to the background's logit."""
+
+    name = "iif"
+    options_type = IIFOptions
+    tuned_option = "strength"
+    tuned_values = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+    post_hoc: ClassVar[Mapping[str, str]] = {"apply": "test"}
+
+    def __init__(
+        self, options: IIFOptions, statistics: ClassStatistics, *, background: bool = True
+    ) -> None:
+        """Make the weights; errors are those of `iif_weights`."""
+        weights = iif_weights(
+            statistics,
+            options.variant,
+            options.count_by,
+            zero_count=options.zero_count,
+            nonpositive=options.nonpositive,
+        )
+        scale = weights**options.strength
+        super().__init__(
+            options,
+            statistics,
+            scale,
+            torch.zeros_like(scale),
+            phase=options.apply,
+            relative=options.apply == "test",
+            background=background,
+        )
 
 
 def iif_weights(
@@ -54,15 +138,15 @@ def iif_weights(
     gombit  -ln(-ln(1 - f / N))
     ======  ==========================  =======  =====================
 
-    A weight must be finite and positive: an infinite one (a class never seen, save in "smooth")
-    would let its class win everywhere, a negative one ("prob" and "normit" of a class in more
-    than half of the images, "gombit" in more than 1 - 1/e of them) would turn its logit round,
-    and zero (a class in all images) would switch it off.
+    A weight must be finite and positive. An infinite weight (a class never seen, save in "smooth")
+    makes its class win every region, a negative one ("prob" and "normit" of a class in more than
+    half of the images, "gombit" in more than 1 - 1/e of them) flips the sign of its logit, and
+    zero (a class in all images) removes the logit.
 
     Args:
         statistics: the counts.
-        variant: one of ``VARIANTS``.
-        count_by: one of ``COUNT_BY``; "instance" is the paper's inverse object statistics.
+        variant: one of `VARIANTS`.
+        count_by: one of `COUNT_BY`; "instance" is the paper's inverse object statistics.
         zero_count: "error" leaves a count of 0 as it is, so that its infinite weight is refused;
             "clamp" counts a class that was never seen as seen once, and warns.
         nonpositive: "error" refuses a weight that is zero, negative or minus infinity; "clamp"
@@ -79,8 +163,8 @@ def iif_weights(
     for name, value, legal in (
         ("variant", variant, VARIANTS),
         ("count_by", count_by, COUNT_BY),
-        ("zero_count", zero_count, ZERO_COUNT),
-        ("nonpositive", nonpositive, NONPOSITIVE),
+        ("zero_count", zero_count, _ON_FAULT),
+        ("nonpositive", nonpositive, _ON_FAULT),
     ):
         if value not in legal:
             raise InputError(f"{name} is {value!r}; it must be one of {', '.join(legal)}")
@@ -146,37 +230,3 @@ def _refuse_unusable(
         f"{statistics.describe(wrong[0])} is {value:.6g}{others}; it must be finite and positive: "
         f"{', or '.join([*remedies, 'take another variant'])}"
     )
-
-
-def write_weights_csv(
-    path: str | os.PathLike[str], statistics: ClassStatistics, weights: Tensor
-) -> None:
-    """Write id, name, image_count, instance_count (empty when not known) and weight per class."""
-    instances = statistics.instance_count
-    with atomic_write(path) as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(["id", "name", "image_count", "instance_count", "weight"])
-        for row, weight in enumerate(weights.tolist()):
-            writer.writerow(
-                [
-                    statistics.ids[row],
-                    statistics.names[row],
-                    statistics.image_count[row],
-                    "" if instances is None else instances[row],
-                    repr(weight),
-                ]
-            )
-
-
-def format_weights(statistics: ClassStatistics, weights: Tensor) -> str:
-    """Return a text table of classes, training images and weights by frequency group."""
-    lines = [f"{'group':<10}{'classes':>8}{'images':>18}{'weight':>20}"]
-    for group, name in (("r", "rare"), ("c", "common"), ("f", "frequent")):
-        rows = np.flatnonzero(statistics.groups == group)
-        cells = f"{name:<10}{len(rows):>8}"
-        if len(rows):
-            images, weight = statistics.image_count[rows], weights.numpy()[rows]
-            cells += f"{f'{images.min()} - {images.max()}':>18}"
-            cells += f"{f'{weight.min():.4f} - {weight.max():.4f}':>20}"
-        lines.append(cells)
-    return "\n".join(lines)

@@ -1,0 +1,52 @@
+"""Every file name inside an output folder, once.
+
+An output folder holds what Detectron2 or torchvision training leaves (configuration, checkpoints,
+TensorBoard's events) and, under ``inference``, what the evaluation leaves. Of several test sets
+each has a folder of its own there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Of a training run.
+CONFIG_YAML = "config.yaml"  # Detectron2's settings
+CONFIG_JSON = "config.json"  # torchvision's settings
+STATISTICS = "class_statistics.json"
+LAST_CHECKPOINT = "last_checkpoint"
+FINAL_CHECKPOINT = "model_final.pth"
+
+# Of an evaluation.
+INFERENCE = "inference"
+RESULTS = "lvis_instances_results.json"
+SUMMARY = "eval_summary.json"
+MATCHES = "eval_matches.npz"
+
+# Of a comparison; its tables are comparison.txt, .md, .json and .csv.
+COMPARISON = "comparison"
+COMPARISON_CATEGORIES = "comparison_categories.csv"
+
+# Of an analysis of false positives.
+VISUALIZER = "visualizer"
+
+# Of "iif tune".
+TUNING_JSON = "tuning.json"
+TUNING_PLOT = "tuning.png"
+
+
+def outcomes(iou_type: str) -> str:
+    """Return the name of the table of every detection's outcome."""
+    return f"outcomes_{iou_type}.csv"
+
+
+def evaluation_folder(root: str | os.PathLike[str], dataset: str, *, several: bool) -> Path:
+    """Return where an output folder keeps the evaluation on a data set.
+
+    Args:
+        root: the output folder.
+        dataset: the data set's name.
+        several: whether there is more than one test set.
+    """
+    folder = Path(root) / INFERENCE
+    return folder / dataset if several else folder

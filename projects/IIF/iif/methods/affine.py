@@ -1,0 +1,101 @@
+"""Methods that scale and shift the logits of each class: z' = scale * z + shift."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from iif.methods.base import Method, Options, wide
+from iif.statistics import ClassStatistics
+
+Phase = Literal["train_and_test", "train", "test"]
+
+
+class Affine(Method):
+    """z'_c = scale_c * z_c + shift_c, with 1 and 0 for the background.
+
+    A method that is fixed by the class statistics is such a pair of vectors.
+
+    Attributes:
+        scale, shift: (K + 1,) float32 buffers, (K,) without background. They are the
+            configuration's, and part of a checkpoint when training uses them.
+        phase: when the logits are adjusted; otherwise they are the classifier's outputs.
+        relative: adjust logits relative to the background's, or to the mean over the classes where
+            there is no background. Softmax is unchanged when a number is added to all logits of a
+            region, so plain training leaves that number undetermined, and scaling makes it matter.
+    """
+
+    scale: Tensor
+    shift: Tensor
+    phase: str
+    relative: bool
+
+    def __init__(
+        self,
+        options: Options,
+        statistics: ClassStatistics,
+        scale: Tensor,
+        shift: Tensor,
+        *,
+        phase: Phase,
+        relative: bool = False,
+        background: bool = True,
+    ) -> None:
+        """Store the vectors.
+
+        Args:
+            options, statistics, background: as for `Method`.
+            scale, shift: (K,) in the order of the category ids.
+            phase: when the logits are adjusted.
+            relative: see the class.
+        """
+        super().__init__(options, statistics, background=background)
+        if background:
+            scale = torch.cat([scale, scale.new_ones(1)])
+            shift = torch.cat([shift, shift.new_zeros(1)])
+        trained = phase != "test"
+        self.register_buffer("scale", scale.to(torch.float32), persistent=trained)
+        self.register_buffer("shift", shift.to(torch.float32), persistent=trained)
+        self.phase = phase
+        self.relative = relative
+
+    @property
+    def acts_in_training(self) -> bool:
+        """Whether training sees adjusted logits."""
+        return self.phase != "test"
+
+    def adjusted(self, outputs: Tensor) -> Tensor:
+        """Return the adjusted logits, out of place, of (R, K + 1) outputs."""
+        logits = wide(outputs)
+        # A tracer would take the comparison for data and warn. Without it, a single column would
+        # be broadcast in silence.
+        if not torch.jit.is_tracing() and logits.shape[-1] != self.scale.shape[0]:
+            raise ValueError(
+                f"the classifier has {logits.shape[-1]} outputs but the method "
+                f"{self.scale.shape[0]} columns"
+            )
+        if self.relative:
+            if self.background:
+                logits = logits - logits[..., -1:]
+            else:
+                logits = logits - logits.mean(dim=-1, keepdim=True)
+        return torch.addcmul(self.shift.to(logits.dtype), logits, self.scale.to(logits.dtype))
+
+    def training_logits(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Return the logits of training, adjusted unless the phase is "test"."""
+        return wide(outputs) if self.phase == "test" else self.adjusted(outputs)
+
+    def test_logits(self, outputs: Tensor) -> Tensor:
+        """Return the logits at test, adjusted unless the phase is "train"."""
+        return wide(outputs) if self.phase == "train" else self.adjusted(outputs)
+
+    def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Return W and b scaled and shifted by class, in the dtype of ``weight``."""
+        if self.phase == "train":
+            return weight, bias
+        if self.relative:
+            base_weight = weight[-1] if self.background else weight.mean(dim=0)
+            base_bias = bias[-1] if self.background else bias.mean()
+            weight, bias = weight - base_weight, bias - base_bias
+        scale, shift = self.scale.to(weight.dtype), self.shift.to(weight.dtype)
+        return scale[:, None] * weight, scale * bias + shift

@@ -1,0 +1,120 @@
+"""The methods by name, and how one is built from plain settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from iif.errors import InputError
+from iif.methods.base import Method, Options
+from iif.methods.iif import IIF
+from iif.statistics import ClassStatistics
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (Method, IIF)}
+BASELINE = Method.name
+DEFAULT = IIF.name
+
+
+def method_type(name: str, *, key: str = "method") -> type[Method]:
+    """Return a method's class.
+
+    Args:
+        name: the method's name.
+        key: what the setting is called where the user made it, for the message.
+
+    Raises:
+        InputError: there is no such method.
+    """
+    if name not in METHODS:
+        raise InputError(f"{key} is {name!r}; it must be one of {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def build_method(
+    name: str,
+    statistics: ClassStatistics | None = None,
+    options: Mapping[str, Any] | Options | None = None,
+    background: bool = True,
+) -> Method:
+    """Build a long-tail method for a classifier.
+
+    Args:
+        name: one of `METHODS`.
+        statistics: of the training set; the baseline needs none.
+        options: the method's settings by name, or its options.
+        background: whether the classifier has a background output (a detector's, last).
+
+    Raises:
+        InputError: there is no such method or option, a value is not legal, or the statistics are
+            missing or cannot be used; the message names them.
+    """
+    kind = method_type(name)
+    settings = options if isinstance(options, Options) else parse_options(kind, options or {})
+    if statistics is None and kind is not Method:
+        raise InputError(
+            f"method {name} needs the class statistics of the training set: count its annotations "
+            "with ClassStatistics.from_json"
+        )
+    return kind(settings, statistics, background=background)
+
+
+def parse_options(
+    kind: type[Method],
+    values: Mapping[str, Any],
+    *,
+    key: Callable[[str], str] = str,
+) -> Options:
+    """Check plain settings and return them as the method's options.
+
+    Args:
+        kind: the method's class.
+        values: the settings by name; those that are missing have their default.
+        key: what an option is called where the user set it, for the message.
+
+    Raises:
+        InputError: an unknown option, or a value that is not legal; says what is.
+    """
+    hints = option_types(kind)
+    for name, value in values.items():
+        if name not in hints:
+            legal = f"it has {', '.join(map(key, hints))}" if hints else "it has none"
+            raise InputError(f"method {kind.name} has no option {key(name)}; {legal}")
+        try:
+            msgspec.convert(value, hints[name])
+        except msgspec.ValidationError:
+            raise _illegal(key(name), value, hints[name]) from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _illegal(key(name), value, hints[name])
+    return msgspec.convert(dict(values), kind.options_type)
+
+
+def option_types(kind: type[Method]) -> dict[str, Any]:
+    """Return the annotated type of each option of a method, in order."""
+    return get_type_hints(kind.options_type, include_extras=True)
+
+
+def description(hint: Any) -> str:
+    """Return what an option's type says of it (`msgspec.Meta`); empty without."""
+    metas = [part for part in get_args(hint)[1:] if isinstance(part, msgspec.Meta)]
+    return next((meta.description for meta in metas if meta.description), "")
+
+
+def _illegal(key: str, value: Any, hint: Any) -> InputError:
+    base, *metas = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if get_origin(base) is Literal:
+        return InputError(f"{key} is {value!r}; it must be one of {', '.join(get_args(base))}")
+    limits = []
+    for meta in metas:
+        for attribute, words in (("ge", "{:g} or more"), ("gt", "above {:g}")):
+            limit = getattr(meta, attribute, None)
+            if limit is not None:
+                limits.append(words.format(limit))
+        for attribute, words in (("le", "at most {:g}"), ("lt", "below {:g}")):
+            limit = getattr(meta, attribute, None)
+            if limit is not None:
+                limits.append(words.format(limit))
+    kind = {float: "a number", int: "a whole number", bool: "True or False", str: "text"}[base]
+    return InputError(f"{key} is {value!r}; it must be {', '.join([kind, *limits])}")

@@ -1,0 +1,46 @@
+"""Classes, counts and weights as a text table and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import os
+
+import numpy as np
+from torch import Tensor
+
+from iif.files import atomic_write
+from iif.statistics import ClassStatistics
+
+
+def write_weights_csv(
+    path: str | os.PathLike[str], statistics: ClassStatistics, weights: Tensor
+) -> None:
+    """Write id, name, image_count, instance_count (empty when not known) and weight per class."""
+    instances = statistics.instance_count
+    with atomic_write(path) as f:
+        writer = csv.writer(f, lineterminator="\n")
+        writer.writerow(["id", "name", "image_count", "instance_count", "weight"])
+        for row, weight in enumerate(weights.tolist()):
+            writer.writerow(
+                [
+                    statistics.ids[row],
+                    statistics.names[row],
+                    statistics.image_count[row],
+                    "" if instances is None else instances[row],
+                    repr(weight),
+                ]
+            )
+
+
+def format_weights(statistics: ClassStatistics, weights: Tensor) -> str:
+    """Return a text table of classes, training images and weights by frequency group."""
+    lines = [f"{'group':<10}{'classes':>8}{'images':>18}{'weight':>20}"]
+    for group, name in (("r", "rare"), ("c", "common"), ("f", "frequent")):
+        rows = np.flatnonzero(statistics.groups == group)
+        cells = f"{name:<10}{len(rows):>8}"
+        if len(rows):
+            images, weight = statistics.image_count[rows], weights.numpy()[rows]
+            cells += f"{f'{images.min()} - {images.max()}':>18}"
+            cells += f"{f'{weight.min():.4f} - {weight.max():.4f}':>20}"
+        lines.append(cells)
+    return "\n".join(lines)
