@@ -266,7 +266,7 @@ class ClassStatistics:
         if num_images is None:
             raise InputError(
                 f"data set {name!r}: its metadata has class_image_count but not the number of "
-                "training images; give it as num_images (MODEL.IIF.NUM_IMAGES)"
+                "training images; give it as num_images"
             )
         entries = sorted(entries, key=lambda entry: entry["id"])
         return cls(
@@ -325,6 +325,15 @@ class ClassStatistics:
             return cls.from_dict(values)
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
+
+    @staticmethod
+    def is_saved(path: str | os.PathLike[str]) -> bool:
+        """Return whether a file is what :meth:`save` writes, by its first bytes."""
+        try:
+            with open(path, "rb") as f:
+                return _FORMAT.encode() in f.read(len(_FORMAT) + 32)
+        except OSError:
+            return False
 
     def replace(self, **changes: Any) -> ClassStatistics:
         """Return the statistics with some of the constructor's arguments changed."""
