@@ -1,7 +1,8 @@
-"""Models from a configuration and a checkpoint, and checkpoints for Detectron2 alone."""
+"""Checkpoints that carry their method, models from them, and checkpoints for Detectron2 alone."""
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -15,51 +16,100 @@ from torch import nn
 
 from iif.d2.cosine import CosineClassifier, CosineMaskHead
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
+from iif.d2.method import METHOD_KEY, methods_of, record_of
 from iif.errors import InputError
 from iif.files import atomic_write
-from iif.logits import PostHocIIFLogits
+from iif.methods import Method
+from iif.methods.record import PREFIX, RECORD, check_evaluated, check_resumed
+
+logger = logging.getLogger(__name__)
 
 # IIF's ROI heads and those of Detectron2 that take a folded checkpoint.
 _STOCK_HEADS = {"IIFROIHeads": "StandardROIHeads", "IIFCascadeROIHeads": "CascadeROIHeads"}
 
 
-class StrictCheckpointer(DetectionCheckpointer):
-    """Raises InputError where a parameter of the model would keep its random initial value."""
+class MethodCheckpointer(DetectionCheckpointer):
+    """Saves the method with the model, and refuses to resume or evaluate it under another.
+
+    A training that starts from weights takes the configuration's method.
+    """
+
+    def __init__(
+        self, model: nn.Module, save_dir: str = "", *, evaluate: bool = False, **kwargs: Any
+    ) -> None:
+        """Take the arguments of :class:`DetectionCheckpointer`.
+
+        Args:
+            model: the model, from a configuration.
+            save_dir: the output folder.
+            evaluate: the model is to be evaluated: every parameter must be in the checkpoint.
+            kwargs: further objects to save and load, or ``save_to_disk``.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self._evaluate = evaluate
+        self._resume = False
+        self._path = ""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write a checkpoint with the record of the method."""
+        super().save(name, **{RECORD: record_of(self.model)}, **kwargs)
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a checkpoint; with all its states (None) a training is resumed.
+
+        Raises:
+            InputError: the checkpoint's method is not the configuration's where it must be, or a
+                parameter to evaluate is missing.
+        """
+        self._path = path
+        self._resume = checkpointables is None and not self._evaluate
+        return super().load(path, checkpointables)
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        found = checkpoint.get(RECORD)
+        method = next(iter(methods_of(self.model)), Method())
+        if self._evaluate:
+            check_evaluated(method, found, self._path)
+        elif self._resume:
+            check_resumed(method, found, self._path)
+        elif any(f".{PREFIX}" in key for key in checkpoint["model"]):
+            logger.info(
+                "%s was trained under method %s: its buffers are not loaded, this training takes "
+                "method %s of the configuration",
+                self._path,
+                "(not recorded)" if found is None else found["name"],
+                method,
+            )
+        return super()._load_model(checkpoint)
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         shapes = [key for key, *_ in incompatible.incorrect_shapes]
         faults = [*incompatible.missing_keys, *shapes]
-        if faults:
+        if self._evaluate and faults:
             raise InputError(
-                f"{self.file}: does not fit the configuration: {len(faults)} parameters are "
+                f"{self._path}: does not fit the configuration: {len(faults)} parameters are "
                 f"missing or of another shape, among them {faults[0]}; give a checkpoint of the "
                 "whole model, and its own config.yaml"
             )
         super()._log_incompatible_keys(incompatible)
-
-    def _load_file(self, filename: str) -> Any:
-        self.file = filename
-        return super()._load_file(filename)
 
 
 def load_model(cfg: CfgNode, weights: str) -> Any:
     """Build the model that ``cfg`` describes, in evaluation mode, with a checkpoint's weights.
 
     Raises:
-        InputError: there is no such file, or it lacks parameters of the model.
+        InputError: there is no such file, it lacks parameters of the model, or it was trained
+            under another method.
     """
     if "://" not in weights and not PathManager.isfile(weights):
         raise InputError(f"{weights}: no such file; give a checkpoint (.pth)")
     model = build_model(cfg).eval()
-    StrictCheckpointer(model).load(weights)
+    MethodCheckpointer(model, evaluate=True).load(weights)
     return model
 
 
 def fold(cfg: CfgNode, weights: str, output: str | os.PathLike[str]) -> Path:
-    """Write IIF into the linear classifiers of a checkpoint, for Detectron2 without this project.
-
-    With IIF's weights w, each class's row W_c of the classifier and its bias b_c become w_c W_c
-    and w_c b_c or, for post-hoc IIF, w_c (W_c - W_background) and w_c (b_c - b_background).
+    """Write the method into the linear classifiers of a checkpoint, for Detectron2 alone.
 
     Args:
         cfg: the model's configuration.
@@ -67,10 +117,10 @@ def fold(cfg: CfgNode, weights: str, output: str | os.PathLike[str]) -> Path:
         output: the checkpoint to write; its configuration goes beside it, as ``.yaml``.
 
     Returns:
-        The path of the configuration, which needs no key of IIF's.
+        The path of the configuration, which needs no key of this project's.
 
     Raises:
-        InputError: there is no IIF to fold, or a part of the model is not Detectron2's; the
+        InputError: the method cannot be folded, or a part of the model is not Detectron2's; the
             message says which and why.
     """
     checkpoint = Path(output)
@@ -78,16 +128,11 @@ def fold(cfg: CfgNode, weights: str, output: str | os.PathLike[str]) -> Path:
         raise InputError(f"{output}: the name of a checkpoint must end in .pth")
     _refuse_config(cfg)
     model = load_model(cfg, weights)
-    predictors = [m for m in model.modules() if isinstance(m, IIFFastRCNNOutputLayers)]
     for module in model.modules():
         _refuse_module(module)
-    if not any(predictor.iif_logits for predictor in predictors):
-        raise InputError(
-            "the configuration has no IIF to fold: MODEL.IIF.VARIANT is "
-            f"{cfg.MODEL.IIF.VARIANT!r} and STRENGTH {cfg.MODEL.IIF.STRENGTH}"
-        )
-    for predictor in predictors:
-        fold_predictor(predictor)
+    for module in model.modules():
+        if isinstance(module, IIFFastRCNNOutputLayers):
+            fold_predictor(module)
     with atomic_write(checkpoint, "wb") as f:
         torch.save({"model": model.state_dict()}, f)
     config = checkpoint.with_suffix(".yaml")
@@ -98,23 +143,25 @@ def fold(cfg: CfgNode, weights: str, output: str | os.PathLike[str]) -> Path:
 
 @torch.no_grad()
 def fold_predictor(predictor: IIFFastRCNNOutputLayers) -> None:
-    """Write the adjustment of a linear classifier's logits into its parameters, in place."""
-    adjustment, classifier = predictor.iif_logits, predictor.cls_score
-    assert adjustment is not None
-    weight, bias = classifier.weight.double(), classifier.bias.double()
-    if isinstance(adjustment, PostHocIIFLogits):
-        weight, bias = weight - weight[-1], bias - bias[-1]
-    scale = adjustment.weight.double()
-    classifier.weight.copy_(scale[:, None] * weight)
-    classifier.bias.copy_(scale * bias)
-    predictor.iif_logits = None
+    """Write the method into the parameters of a linear classifier, in place.
+
+    Raises:
+        InputError: the method is not the same as any linear classifier; says why.
+    """
+    classifier = predictor.cls_score
+    # In double precision, so that the parameters are rounded once.
+    weight, bias = predictor.method.fold(classifier.weight.double(), classifier.bias.double())
+    classifier.weight.copy_(weight)
+    classifier.bias.copy_(bias)
+    predictor.method = Method()
 
 
 def _refuse_config(cfg: CfgNode) -> None:
     name = cfg.MODEL.ROI_HEADS.NAME
     if name not in _STOCK_HEADS:
         raise InputError(
-            f"MODEL.ROI_HEADS.NAME is {name!r}; IIF can be folded for {', '.join(_STOCK_HEADS)}"
+            f"MODEL.ROI_HEADS.NAME is {name!r}; {METHOD_KEY} can be folded for "
+            f"{', '.join(_STOCK_HEADS)}"
         )
     if name == "IIFCascadeROIHeads" and not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
         raise InputError(

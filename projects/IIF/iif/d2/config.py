@@ -2,77 +2,117 @@
 
 from __future__ import annotations
 
-from detectron2.config import CfgNode as CN
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from iif.errors import InputError
+from iif.methods import DEFAULT, METHODS
+
+# Keys that moved within MODEL: of the default method's node to MODEL.LONG_TAIL.
+_MOVED = {
+    **dict.fromkeys(
+        (
+            *("CLASSIFIER", "COSINE_TEMPERATURE", "CLASSIFIER_INIT", "MASK_TEMPERATURE"),
+            *("TRAIN_CLASSIFIER_ONLY", "FAST_INFERENCE", "NUM_IMAGES"),
+        )
+    ),
+    "FREQUENCY_FILE": "STATISTICS",
+    "FREQUENCY": "STATISTICS",
+}
 
 
-def add_iif_config(cfg: CN) -> None:
+def add_iif_config(cfg: CfgNode) -> None:
     """Add IIF's keys with their defaults to ``cfg``; no key of Detectron2 is changed."""
     # Data sets to register by name, so that DATASETS.TRAIN and DATASETS.TEST can use them: a list
     # of [name, annotation file, image folder]. The file is in LVIS's or COCO's format (told apart
     # by its content). Paths may hold ~ and $VARIABLES and are relative to the working directory.
     cfg.DATASETS.CUSTOM = []
     # The part of the images of DATASETS.TRAIN, chosen by their ids, that is left out of training
-    # for "iif tune-strength". They still count for the class frequencies.
+    # for "iif tune". They still count for the class statistics.
     cfg.DATASETS.HELD_OUT = 0.0
 
-    cfg.MODEL.IIF = CN()
-    # How a class's weight follows from its frequency: raw, smooth, prob, normit, gombit, base2 or
-    # base10 (formulas: iif.weights). "none" is the plain baseline, equal to Detectron2's predictor.
-    # It takes effect where MODEL.ROI_HEADS.NAME is "IIFROIHeads".
-    cfg.MODEL.IIF.VARIANT = "raw"
-    # What is counted: "image" (training images that show the class, of all training images) or
-    # "instance" (instances of the class, of all instances; the paper's object form, IOF).
-    cfg.MODEL.IIF.COUNT_BY = "image"
-    # The number N of training images, where it is to differ from that of the counts' source;
-    # 0 takes the source's.
-    cfg.MODEL.IIF.NUM_IMAGES = 0
-    # What to do about a class that was never seen, whose weight would be infinite: "error", or
-    # "clamp" to count it as seen once.
-    cfg.MODEL.IIF.ZERO_COUNT = "error"
-    # What to do about a weight that is zero or negative, which would turn the logit round ("prob"
-    # and "normit" of a class in more than half of the images): "error", or "clamp" to raise it to
-    # the smallest positive weight of another class.
-    cfg.MODEL.IIF.NONPOSITIVE = "error"
-    # The weights w are used as w ** STRENGTH: 1 is IIF, 0 the plain baseline.
-    cfg.MODEL.IIF.STRENGTH = 1.0
-    # When the logits are adjusted: "train_and_test", or "test" to train and load a plain model and
-    # adjust its logits, relative to the background's, at inference alone (post-hoc).
-    cfg.MODEL.IIF.APPLY = "train_and_test"
+    cfg.MODEL.LONG_TAIL = CfgNode()
+    # The long-tail method, by its name in iif.methods; its options are a node of their own,
+    # MODEL.<METHOD>. The baseline is equal to Detectron2's predictor. A method takes effect where
+    # MODEL.ROI_HEADS.NAME is "IIFROIHeads" or "IIFCascadeROIHeads".
+    cfg.MODEL.LONG_TAIL.METHOD = DEFAULT
+    # What the classes are counted in: an LVIS- or COCO-format annotation file, or the
+    # class_statistics.json that a run left beside its config.yaml. "" counts the data sets of
+    # DATASETS.TRAIN. Training saves the statistics in OUTPUT_DIR and names that file here; for
+    # evaluation and inference it is looked for here, then beside MODEL.WEIGHTS, then in OUTPUT_DIR.
+    cfg.MODEL.LONG_TAIL.STATISTICS = ""
+    # Overrides the number N of training images; 0 uses the number found with the counts.
+    cfg.MODEL.LONG_TAIL.NUM_IMAGES = 0
 
-    # The classifier, with IIF or without it: "linear", or "cosine" for
+    # The classifier, under any method: "linear", or "cosine" for
     # COSINE_TEMPERATURE * cos(feature, weight) + bias.
-    cfg.MODEL.IIF.CLASSIFIER = "linear"
-    # The authors use 8 with IIF and 20 without it.
-    cfg.MODEL.IIF.COSINE_TEMPERATURE = 8.0
+    cfg.MODEL.LONG_TAIL.CLASSIFIER = "linear"
+    # The authors of IIF use 8 with it and 20 without.
+    cfg.MODEL.LONG_TAIL.COSINE_TEMPERATURE = 8.0
     # How the classifier starts: "normal" as in Detectron2 (weights from N(0, 0.01^2), bias 0), or
     # "constant" as the authors' IIF models with a linear classifier (all weights 0.001, bias 0).
-    cfg.MODEL.IIF.CLASSIFIER_INIT = "normal"
+    cfg.MODEL.LONG_TAIL.CLASSIFIER_INIT = "normal"
     # The temperature of the normalised mask predictor, which
     # MODEL.ROI_MASK_HEAD.NAME "CosineMaskHead" switches on.
-    cfg.MODEL.IIF.MASK_TEMPERATURE = 20.0
+    cfg.MODEL.LONG_TAIL.MASK_TEMPERATURE = 20.0
     # Train the classifier alone and leave all else as it was loaded (decoupled training).
-    cfg.MODEL.IIF.TRAIN_CLASSIFIER_ONLY = False
-
+    cfg.MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY = False
     # Run NMS on the best-scored boxes only, as many as decide the detections; bit-equal to
     # Detectron2's inference and faster the more classes there are. False calls Detectron2's.
-    cfg.MODEL.IIF.FAST_INFERENCE = True
+    cfg.MODEL.LONG_TAIL.FAST_INFERENCE = True
 
-    # An LVIS- or COCO-format annotation file to count; "" counts the data sets of DATASETS.TRAIN.
-    cfg.MODEL.IIF.FREQUENCY_FILE = ""
+    # The options of each method, as its own file defines and describes them.
+    for name, kind in METHODS.items():
+        options = msgspec.to_builtins(kind.options_type())
+        if options:
+            cfg.MODEL[name.upper()] = CfgNode({key.upper(): v for key, v in options.items()})
 
-    # The counts themselves, one entry per class in the order of the category ids. They are filled
-    # in when training is set up, and so saved in OUTPUT_DIR/config.yaml: a trained model needs no
-    # training data. Training always counts anew; evaluation and inference use what stands here.
-    cfg.MODEL.IIF.FREQUENCY = CN()
-    # Category ids of the annotation file, ascending.
-    cfg.MODEL.IIF.FREQUENCY.IDS = []
-    # Category names.
-    cfg.MODEL.IIF.FREQUENCY.NAMES = []
-    # Training images that show the class.
-    cfg.MODEL.IIF.FREQUENCY.IMAGE_COUNT = []
-    # Instances of the class; empty when they were not counted.
-    cfg.MODEL.IIF.FREQUENCY.INSTANCE_COUNT = []
-    # Training images, annotated or not.
-    cfg.MODEL.IIF.FREQUENCY.NUM_IMAGES = 0
-    # Where the counts were taken from.
-    cfg.MODEL.IIF.FREQUENCY.SOURCE = ""
+    for old, new in _MOVED.items():
+        full = f"MODEL.{DEFAULT.upper()}.{old}"
+        cfg.register_renamed_key(full, f"MODEL.LONG_TAIL.{new or old}")
+
+
+def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
+    """Return the configuration of a YAML file with overrides, and the CPU where there is no GPU.
+
+    Args:
+        config_file: the file; "" for the defaults.
+        opts: keys and values in turn.
+
+    Raises:
+        InputError: the file or an override cannot be used; the message names it.
+    """
+    cfg = get_cfg()
+    add_iif_config(cfg)
+    what = config_file
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        what = "command line"
+        cfg.merge_from_list(list(opts))
+    except (OSError, KeyError, ValueError, AssertionError, yaml.YAMLError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        raise InputError(f"{what}: {message}") from None
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    return cfg
+
+
+def plain_config(cfg: CfgNode) -> dict[str, Any]:
+    """Return a configuration as plain values for JSON, which cannot represent infinity."""
+    return _finite(yaml.safe_load(cfg.dump()))
+
+
+def _finite(value: Any) -> Any:
+    """Replace infinities by strings in nested values."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,9 +1,9 @@
 """Layers that score by angle alone: the cosine classifier and the normalised mask predictor.
 
-They are the ``NormedLinear`` and ``NormedConv2d`` of the authors' code, which after
-"Seesaw Loss" (Wang et al., CVPR 2021, section 3.3) take the length of weights and features, by
-which frequent classes win, out of the scores. Checkpoints hold the same keys as for the plain
-layers.
+They are the ``NormedLinear`` and ``NormedConv2d`` of the authors' code, after "Seesaw Loss" (Wang
+et al., CVPR 2021, section 3.3). Both normalise weights and features, so that no class can win by
+the norm of its weights, which grows with frequency. Checkpoints hold the same keys as for the
+plain layers.
 """
 
 from __future__ import annotations
@@ -92,5 +92,5 @@ class CosineMaskHead(MaskRCNNConvUpsampleHead):
         """Return the arguments of ``__init__`` that ``cfg`` stands for."""
         return {
             **super().from_config(cfg, input_shape),
-            "temperature": cfg.MODEL.IIF.MASK_TEMPERATURE,
+            "temperature": cfg.MODEL.LONG_TAIL.MASK_TEMPERATURE,
         }

@@ -19,14 +19,14 @@ def freeze_all_but_classifier(model: nn.Module) -> nn.Module:
         The model.
 
     Raises:
-        InputError: the model has no IIF box predictor.
+        InputError: the model has no box predictor of this project.
     """
     model = FrozenBatchNorm2d.convert_frozen_batchnorm(model)
     model.requires_grad_(False)
     predictors = [m for m in model.modules() if isinstance(m, IIFFastRCNNOutputLayers)]
     if not predictors:
         raise InputError(
-            "MODEL.IIF.TRAIN_CLASSIFIER_ONLY needs MODEL.ROI_HEADS.NAME IIFROIHeads or "
+            "MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY needs MODEL.ROI_HEADS.NAME IIFROIHeads or "
             "IIFCascadeROIHeads"
         )
     for predictor in predictors:

@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
+from torch import nn
 
+from iif import layout
+from iif.d2.config import plain_config
 from iif.d2.datasets import read_header
+from iif.d2.method import record_of
+from iif.d2.statistics import statistics_of_run
 from iif.data.results import IouType, write_results
-from iif.evaluation.summary import evaluate_files, format_summary
+from iif.evaluation.compare import compare, find_summary
+from iif.evaluation.evaluate import evaluate_files
+from iif.report.text import comparison_text, save_comparison_tables, summary_text
 from iif.statistics import ClassStatistics
 
 logger = logging.getLogger(__name__)
-
-RESULTS_FILE = "lvis_instances_results.json"
 
 
 class IIFEvaluator(DatasetEvaluator):
@@ -43,6 +49,7 @@ class IIFEvaluator(DatasetEvaluator):
         statistics: ClassStatistics | None = None,
         test_settings: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
+        method: Mapping[str, Any] | None = None,
         distributed: bool = True,
     ) -> None:
         """Take what the evaluation needs to know; nothing is read yet.
@@ -56,6 +63,7 @@ class IIFEvaluator(DatasetEvaluator):
             test_settings: score_threshold, nms_threshold and detections_per_image, for the
                 summary: only runs with the same are compared.
             config: the whole configuration, for the summary.
+            method: the record of the model's method (`iif.methods.Method.record`), likewise.
             distributed: gather the detections of all ranks.
         """
         self._dataset_name = dataset_name
@@ -64,6 +72,7 @@ class IIFEvaluator(DatasetEvaluator):
         self._statistics = statistics
         self._test_settings = test_settings
         self._config = config
+        self._method = method
         self._distributed = distributed
         metadata = MetadataCatalog.get(dataset_name)
         self._json_file = metadata.json_file
@@ -75,6 +84,19 @@ class IIFEvaluator(DatasetEvaluator):
             else {contiguous: category for category, contiguous in to_contiguous.items()}
         )
         self._results: list[dict[str, Any]] = []
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, dataset_name: str, model: nn.Module) -> IIFEvaluator:
+        """Return the evaluator of a model on one of ``DATASETS.TEST``."""
+        return cls(
+            dataset_name,
+            evaluation_folder(cfg.OUTPUT_DIR, cfg, dataset_name),
+            iou_types=("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
+            statistics=statistics_of_run(cfg),
+            test_settings=test_settings(cfg),
+            config=plain_config(cfg),
+            method=record_of(model),
+        )
 
     def reset(self) -> None:
         """Forget the detections so far."""
@@ -102,7 +124,7 @@ class IIFEvaluator(DatasetEvaluator):
             if not comm.is_main_process():
                 return None
             results = list(itertools.chain.from_iterable(gathered))
-        path = self._output_dir / RESULTS_FILE
+        path = self._output_dir / layout.RESULTS
         write_results(path, results)
         logger.info("Saved %d detections to %s", len(results), path)
         header = read_header(self._json_file)
@@ -119,9 +141,40 @@ class IIFEvaluator(DatasetEvaluator):
             dataset_name=self._dataset_name,
             test_settings=self._test_settings,
             config=self._config,
+            method=self._method,
         )
-        logger.info("Evaluation of %s:\n%s", self._dataset_name, format_summary(summary))
+        logger.info("Evaluation of %s:\n%s", self._dataset_name, summary_text(summary))
         return OrderedDict(
             (iou_type, {k: math.nan if v is None else v for k, v in metrics.items()})
             for iou_type, metrics in summary["metrics"].items()
         )
+
+
+def evaluation_folder(root: str | Path, cfg: CfgNode, dataset_name: str) -> Path:
+    """Return the folder, under an output folder, of the evaluation on a data set."""
+    return layout.evaluation_folder(root, dataset_name, several=len(cfg.DATASETS.TEST) > 1)
+
+
+def test_settings(cfg: CfgNode) -> dict[str, float]:
+    """Return what runs must have in common at test time to be compared."""
+    return {
+        "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
+        "nms_threshold": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
+        "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+    }
+
+
+def baseline_summary(baseline: str, cfg: CfgNode, dataset_name: str) -> Path:
+    """Return the eval_summary.json of a baseline on one of ``DATASETS.TEST``."""
+    several = len(cfg.DATASETS.TEST) > 1
+    return find_summary(evaluation_folder(baseline, cfg, dataset_name) if several else baseline)
+
+
+def compare_with_baseline(baseline: str, cfg: CfgNode) -> None:
+    """Log and save baseline, this run and their difference, for each of ``DATASETS.TEST``."""
+    for name in cfg.DATASETS.TEST:
+        folder = evaluation_folder(cfg.OUTPUT_DIR, cfg, name)
+        comparison = compare([baseline_summary(baseline, cfg, name), folder])
+        logger.info("%s", comparison_text(comparison))
+        for path in save_comparison_tables(comparison, folder):
+            logger.info("Comparison saved to %s", path)

@@ -1,31 +1,27 @@
-"""Detectron2's box predictor with IIF.
+"""Detectron2's box predictor under a long-tail method.
 
 Shapes, as in ``detectron2.modeling.roi_heads.fast_rcnn``: R regions of interest of all images of
-the minibatch, K foreground classes, the background last (index K).
+the minibatch, K foreground classes, the background last (index K). There are no postponed
+annotations here: TorchScript reads types at run time.
 """
 
-from __future__ import annotations
-
-import logging
-from typing import Any
+from typing import Any, List, Tuple  # noqa: UP035 (TorchScript reads these)
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.layers import ShapeSpec, cat
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference as stock_inference
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from iif.d2.cosine import CosineClassifier
 from iif.d2.inference import fast_rcnn_inference
-from iif.d2.statistics import refuse_sigmoid, weights_from_config
+from iif.d2.method import method_from_config, refuse_sigmoid
 from iif.errors import InputError
-from iif.logits import IIFLogits, PostHocIIFLogits
+from iif.methods import Method
 
-logger = logging.getLogger(__name__)
-
-# The legal values of the keys of MODEL.IIF.
-APPLY = ("train_and_test", "test")
+# The legal values of keys of MODEL.LONG_TAIL.
 CLASSIFIER = ("linear", "cosine")
 CLASSIFIER_INIT = ("normal", "constant")
 
@@ -36,83 +32,83 @@ def _check_choice(key: str, value: str, legal: tuple[str, ...]) -> None:
 
 
 class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
-    """:class:`FastRCNNOutputLayers` whose class logits are adjusted by IIF as they are made.
+    """:class:`FastRCNNOutputLayers` whose class logits are those of a long-tail method.
 
-    The loss, the logged accuracy, the probabilities at test time and every caller of
-    :meth:`forward` (test-time augmentation, export) see the adjusted logits and no others.
-    Post-hoc, the logits are adjusted in evaluation mode alone.
+    In evaluation :meth:`forward` returns the method's test logits, which every caller sees
+    (test-time augmentation, the cascade, tracing and export). In training it returns the
+    classifier's outputs, and :meth:`losses` makes the training logits of them, once the labels
+    are known; loss and logged accuracy are taken from these.
     """
 
-    cls_score: nn.Linear
-    iif_logits: IIFLogits | None
+    method: Method
 
     @configurable
     def __init__(
         self,
         input_shape: ShapeSpec,
         *,
-        iif_weights: Tensor | None = None,
-        iif_apply: str = "train_and_test",
+        method: Method | None = None,
         cosine_temperature: float | None = None,
         classifier_init: str = "normal",
         fast_inference: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Build Detectron2's predictor and, with ``iif_weights``, the adjustment.
+        """Build Detectron2's predictor with the method.
 
         Args:
             input_shape: as for :class:`FastRCNNOutputLayers`.
-            iif_weights: (K,) weights from :func:`iif.iif_weights`; None leaves the logits as they
-                are, and the predictor equal to Detectron2's.
-            iif_apply: one of ``APPLY``: MODEL.IIF.APPLY.
+            method: from :func:`iif.build_method`; None is the baseline, equal to Detectron2's
+                predictor.
             cosine_temperature: the temperature of a cosine classifier; None for a linear one.
-            classifier_init: one of ``CLASSIFIER_INIT``: MODEL.IIF.CLASSIFIER_INIT.
+            classifier_init: one of ``CLASSIFIER_INIT``: MODEL.LONG_TAIL.CLASSIFIER_INIT.
             fast_inference: whether to use :mod:`iif.d2.inference` in place of Detectron2's own.
             kwargs: the other arguments of :class:`FastRCNNOutputLayers`.
 
         Raises:
-            InputError: an argument is not one of its values, or weights are given together with
-                the sigmoid or the federated loss.
-            ValueError: there is not one weight per class.
+            InputError: an argument is not one of its values, the method belongs to another number
+                of classes, or it is given together with the sigmoid or the federated loss.
         """
         super().__init__(input_shape, **kwargs)
-        _check_choice("MODEL.IIF.APPLY", iif_apply, APPLY)
-        _check_choice("MODEL.IIF.CLASSIFIER_INIT", classifier_init, CLASSIFIER_INIT)
+        _check_choice("MODEL.LONG_TAIL.CLASSIFIER_INIT", classifier_init, CLASSIFIER_INIT)
+        self.method = Method() if method is None else method
         self.classifier_init = classifier_init
         self.fast_inference = fast_inference
+        if type(self.method) is not Method:
+            refuse_sigmoid(self.method.name, self.use_sigmoid_ce)
+            self.method.check_classes(self.num_classes)
+        inputs, outputs = self.cls_score.in_features, self.num_classes + 1
+        outputs += self.method.extra_outputs
         if cosine_temperature is not None:
-            self.cls_score = CosineClassifier(
-                self.cls_score.in_features,
-                self.cls_score.out_features,
-                temperature=cosine_temperature,
-            )
+            self.cls_score = CosineClassifier(inputs, outputs, temperature=cosine_temperature)
+        elif self.method.extra_outputs:
+            self.cls_score = nn.Linear(inputs, outputs)
+            nn.init.normal_(self.cls_score.weight, std=0.01)
+            nn.init.zeros_(self.cls_score.bias)
         self._init_classifier()
-        self.iif_logits = None
-        if iif_weights is not None:
-            refuse_sigmoid(self.use_sigmoid_ce)
-            if len(iif_weights) != self.num_classes:
-                raise ValueError(f"{len(iif_weights)} weights for {self.num_classes} classes")
-            self.iif_logits = (PostHocIIFLogits if iif_apply == "test" else IIFLogits)(iif_weights)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Return the arguments of ``__init__`` that ``cfg`` stands for."""
-        options = cfg.MODEL.IIF
-        _check_choice("MODEL.IIF.CLASSIFIER", options.CLASSIFIER, CLASSIFIER)
+        options = cfg.MODEL.LONG_TAIL
+        _check_choice("MODEL.LONG_TAIL.CLASSIFIER", options.CLASSIFIER, CLASSIFIER)
+        cosine = options.CLASSIFIER == "cosine"
         return {
             **super().from_config(cfg, input_shape),
-            "iif_weights": weights_from_config(cfg),
-            "iif_apply": options.APPLY,
-            "cosine_temperature": (
-                options.COSINE_TEMPERATURE if options.CLASSIFIER == "cosine" else None
-            ),
+            "method": method_from_config(cfg),
+            "cosine_temperature": options.COSINE_TEMPERATURE if cosine else None,
             "classifier_init": options.CLASSIFIER_INIT,
             "fast_inference": options.FAST_INFERENCE,
         }
 
     def start_from(self, stock: FastRCNNOutputLayers) -> None:
-        """Take over the initial values that Detectron2's predictor has drawn."""
-        self.load_state_dict(stock.state_dict())
+        """Take over the initial values that Detectron2's predictor has drawn.
+
+        A classifier with more outputs keeps its own.
+        """
+        state = stock.state_dict()
+        if self.method.extra_outputs:
+            state |= {f"cls_score.{k}": v for k, v in self.cls_score.state_dict().items()}
+        self.load_state_dict(state)
         self._init_classifier()
 
     def _init_classifier(self) -> None:
@@ -120,71 +116,78 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
             nn.init.constant_(self.cls_score.weight, 0.001)
             nn.init.zeros_(self.cls_score.bias)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the adjusted class logits and the box regression deltas.
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
+        """Return class logits (in training: the classifier's outputs) and box regression deltas.
 
         Args:
             x: (R, C, H, W) or (R, C) features of the regions.
 
         Returns:
-            Logits (R, K + 1) and deltas (R, 4K), or (R, 4) when they are class-agnostic.
+            Logits (R, K + 1), in training outputs (R, K + 1 + extra outputs of the method), and
+            deltas (R, 4K), or (R, 4) when they are class-agnostic.
         """
-        scores, deltas = super().forward(x)
-        if self.iif_logits is not None and not (self.training and self._is_post_hoc):
-            scores = self.iif_logits(scores)
-        return scores, deltas
+        # Detectron2's own three lines: TorchScript knows no super().
+        if x.dim() > 2:
+            x = torch.flatten(x, start_dim=1)
+        outputs = self.cls_score(x)
+        deltas = self.bbox_pred(x)
+        if not self.training:
+            outputs = self.method.test_logits(outputs)
+        return outputs, deltas
+
+    def losses(
+        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Return the losses of what :meth:`forward` returned in training, as Detectron2 does."""
+        outputs, deltas = predictions
+        labels = [image.gt_classes for image in proposals]
+        classes = cat(labels, dim=0) if labels else torch.empty(0, dtype=torch.int64)
+        logits = self.method.training_logits(outputs, classes)
+        losses = super().losses((logits, deltas), proposals)
+        loss = self.method.loss(outputs, classes)
+        if loss is not None:
+            losses["loss_cls"] = loss * self.loss_weight.get("loss_cls", 1.0)
+        return losses
+
+    def predict_probs(
+        self,
+        predictions: Tuple[Tensor, Tensor],  # noqa: UP006
+        proposals: List[Instances],  # noqa: UP006
+    ) -> Any:
+        """Return the probabilities of each image's regions, (Ri, K + 1).
+
+        Args:
+            predictions: what :meth:`forward` returned in evaluation.
+            proposals: of each image.
+        """
+        logits, _ = predictions
+        regions = [len(image) for image in proposals]
+        if self.use_sigmoid_ce:
+            probabilities = logits.sigmoid()
+        else:
+            probabilities = self.method.probabilities(logits)
+        return probabilities.split(regions, dim=0)
 
     def inference(
-        self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
-    ) -> tuple[list[Instances], list[Tensor]]:
+        self,
+        predictions: Tuple[Tensor, Tensor],  # noqa: UP006
+        proposals: List[Instances],  # noqa: UP006
+    ) -> Any:
         """Return the detections of each image and the rows of the proposals that they are from.
 
         Args:
-            predictions: what :meth:`forward` returned.
+            predictions: what :meth:`forward` returned in evaluation.
             proposals: of each image, with the field ``proposal_boxes``.
         """
-        if not self.fast_inference:
-            return super().inference(predictions, proposals)
-        return fast_rcnn_inference(
-            self.predict_boxes(predictions, proposals),
-            self.predict_probs(predictions, proposals),
-            [image.image_size for image in proposals],
+        boxes = self.predict_boxes(predictions, proposals)
+        probabilities = self.predict_probs(predictions, proposals)
+        image_shapes = [image.image_size for image in proposals]
+        detect = fast_rcnn_inference if self.fast_inference else stock_inference
+        return detect(
+            boxes,
+            probabilities,
+            image_shapes,
             self.test_score_thresh,
             self.test_nms_thresh,
             self.test_topk_per_image,
-        )
-
-    @property
-    def _is_post_hoc(self) -> bool:
-        return isinstance(self.iif_logits, PostHocIIFLogits)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        key = f"{prefix}iif_logits.weight"
-        if self._is_post_hoc and key in state_dict:
-            raise InputError(
-                "the checkpoint was trained with IIF (it holds its weights), which MODEL.IIF.APPLY "
-                "test would apply a second time: set MODEL.IIF.APPLY train_and_test"
-            )
-        if self.iif_logits is not None and not self._is_post_hoc:
-            own = self.iif_logits.weight
-            # The checkpoint of a plain model has no weights: those of the configuration stay.
-            loaded = state_dict.setdefault(key, own)
-            self._warn_of_other_weights(loaded.to(own))
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-
-    def _warn_of_other_weights(self, loaded: Tensor) -> None:
-        assert self.iif_logits is not None
-        own = self.iif_logits.weight
-        if loaded.shape != own.shape or torch.allclose(loaded, own, rtol=1e-5, atol=0):
-            return
-        row = int((loaded - own).abs().argmax())
-        logger.warning(
-            "The checkpoint was trained with other IIF weights than the configuration asks for; "
-            "the checkpoint's are used. They differ most for class index %d: %.6g in the "
-            "checkpoint, %.6g by MODEL.IIF.",
-            row,
-            loaded[row],
-            own[row],
         )

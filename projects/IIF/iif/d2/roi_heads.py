@@ -1,6 +1,4 @@
-"""Detectron2's ROI heads with the IIF box predictor."""
-
-from __future__ import annotations
+"""Detectron2's ROI heads with the box predictor of a long-tail method."""
 
 from typing import Any
 
@@ -20,8 +18,8 @@ from iif.d2.inference import fast_rcnn_inference
 class IIFROIHeads(StandardROIHeads):
     """:class:`StandardROIHeads` with :class:`IIFFastRCNNOutputLayers`.
 
-    For the same seed every parameter starts as in :class:`StandardROIHeads`, so that a run with
-    IIF and its baseline differ in IIF alone.
+    For the same seed every parameter starts as in :class:`StandardROIHeads`, so that a run and
+    its baseline differ in the method alone.
     """
 
     @classmethod
@@ -41,20 +39,25 @@ class IntermediateOutputLayers(IIFFastRCNNOutputLayers):
     def predict_boxes(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[Tensor, ...]:
-        """Return the boxes of each image, (Ri, 4): those of the best-scored foreground class."""
-        scores, deltas = predictions
+        """Return the boxes of each image, (Ri, 4): those of the best foreground class.
+
+        The class is the best of the method's test logits, in training too.
+        """
+        logits, deltas = predictions
         if deltas.shape[1] > 4:
-            best = scores[:, :-1].argmax(dim=1)
+            if self.training:  # there forward returned the classifier's outputs
+                logits = self.method.test_logits(logits.detach())
+            best = logits[:, :-1].argmax(dim=1)
             deltas = deltas.view(len(deltas), -1, 4)[torch.arange(len(deltas)), best]
-        return super().predict_boxes((scores, deltas), proposals)
+        return super().predict_boxes((logits, deltas), proposals)
 
 
 @ROI_HEADS_REGISTRY.register()
 class IIFCascadeROIHeads(CascadeROIHeads):
-    """:class:`CascadeROIHeads` with an IIF box predictor in each stage.
+    """:class:`CascadeROIHeads` with the box predictor of a long-tail method in each stage.
 
     Beyond Detectron2's heads it allows class-specific box regression, where a stage hands the box
-    of each region's best-scored foreground class on to the next.
+    of each region's best foreground class on to the next.
     """
 
     @classmethod

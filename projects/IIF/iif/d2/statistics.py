@@ -1,142 +1,109 @@
-"""From a configuration to class frequencies, and from these to the weights of its model."""
+"""From a configuration to the class statistics of its training set."""
 
 from __future__ import annotations
 
-import math
 import os
 from functools import reduce
+from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from torch import Tensor
 
+from iif import layout
 from iif.d2.datasets import annotation_file, register_custom_datasets
 from iif.errors import InputError
 from iif.statistics import ClassStatistics
-from iif.weights import VARIANTS, iif_weights
 
 
-def statistics_from_config(cfg: CfgNode) -> ClassStatistics:
-    """Return the class frequencies that ``cfg`` holds or, where it holds none, counts them.
+def statistics_from_config(cfg: CfgNode, *, training: bool = False) -> ClassStatistics:
+    """Return the class statistics that a configuration speaks of.
 
-    They are counted in ``MODEL.IIF.FREQUENCY_FILE`` or else in the data sets of
-    ``DATASETS.TRAIN``, whose counts are added up.
+    They are those of the file ``MODEL.LONG_TAIL.STATISTICS``, then (not for training) of the
+    class_statistics.json beside ``MODEL.WEIGHTS``, then of that in ``OUTPUT_DIR``; otherwise the
+    data sets of ``DATASETS.TRAIN`` are counted and added up. So evaluation and inference need no
+    training data, also where an output folder was moved.
+
+    Args:
+        cfg: the configuration.
+        training: whether a training is being set up: only what the configuration names is used.
 
     Raises:
         InputError: there is nothing to count, or it cannot be counted.
     """
-    stored = cfg.MODEL.IIF.FREQUENCY
-    if len(stored.IMAGE_COUNT):
-        statistics = ClassStatistics.from_dict(
-            {
-                "ids": stored.IDS,
-                "names": stored.NAMES,
-                "image_count": stored.IMAGE_COUNT,
-                "instance_count": stored.INSTANCE_COUNT or None,
-                "num_images": stored.NUM_IMAGES,
-                "source": stored.SOURCE,
-            }
-        )
+    named = os.path.expandvars(os.path.expanduser(cfg.MODEL.LONG_TAIL.STATISTICS))
+    if named and (training or os.path.isfile(named)):
+        statistics = read_statistics(named)
     else:
-        statistics = _count(cfg)
-    if cfg.MODEL.IIF.NUM_IMAGES:
-        statistics = ClassStatistics.from_dict(
-            {**statistics.to_dict(), "num_images": cfg.MODEL.IIF.NUM_IMAGES}
-        )
+        beside = [] if training else _saved(cfg)
+        statistics = ClassStatistics.load(beside[0]) if beside else _count(cfg)
+    if cfg.MODEL.LONG_TAIL.NUM_IMAGES:
+        statistics = statistics.replace(num_images=cfg.MODEL.LONG_TAIL.NUM_IMAGES)
     return statistics
 
 
-def store_statistics(cfg: CfgNode, statistics: ClassStatistics) -> None:
-    """Write the counts into ``cfg.MODEL.IIF.FREQUENCY``, where they need no data set any more."""
-    for key, value in statistics.to_dict().items():
-        cfg.MODEL.IIF.FREQUENCY[key.upper()] = [] if value is None else value
+def statistics_of_run(cfg: CfgNode) -> ClassStatistics | None:
+    """Return the statistics that were saved for a run; None for a baseline evaluated without."""
+    path = cfg.MODEL.LONG_TAIL.STATISTICS
+    return ClassStatistics.load(path) if path else None
 
 
-def clear_statistics(cfg: CfgNode) -> None:
-    """Remove the counts from ``cfg``, so that the next use counts anew."""
-    for key, value in cfg.MODEL.IIF.FREQUENCY.items():
-        cfg.MODEL.IIF.FREQUENCY[key] = type(value)()
+def save_statistics(cfg: CfgNode, statistics: ClassStatistics | None, *, evaluate: bool) -> None:
+    """Write class_statistics.json beside the config.yaml of a run, and name it in ``cfg``.
 
-
-def weights_from_config(cfg: CfgNode) -> Tensor | None:
-    """Return the IIF weights (K,) float64 that ``cfg`` asks for, None for the plain baseline.
-
-    Raises:
-        InputError: a key of MODEL.IIF has no legal value, the loss is not the softmax cross
-            entropy, the counts are missing or belong to another number of classes, or a weight
-            is unusable.
+    Args:
+        cfg: the run's configuration.
+        statistics: what was counted; None for a baseline that is evaluated without its data.
+        evaluate: whether the run is an evaluation, whose files lie in a folder of their own.
     """
-    options = cfg.MODEL.IIF
-    if options.VARIANT == "none":
-        return None
-    if options.VARIANT not in VARIANTS:
-        raise InputError(
-            f"MODEL.IIF.VARIANT is {options.VARIANT!r}; it must be one of none, "
-            f"{', '.join(VARIANTS)}"
-        )
-    if not 0 <= options.STRENGTH < math.inf:
-        raise InputError(
-            f"MODEL.IIF.STRENGTH is {options.STRENGTH}; it must be 0 (the baseline) or more"
-        )
-    if options.STRENGTH == 0:
-        return None
-    refuse_sigmoid(cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE or cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS)
-    statistics = statistics_from_config(cfg)
-    if len(statistics) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        raise InputError(
-            f"MODEL.ROI_HEADS.NUM_CLASSES is {cfg.MODEL.ROI_HEADS.NUM_CLASSES}, but "
-            f"{statistics.source} counts {len(statistics)} classes: set "
-            f"MODEL.ROI_HEADS.NUM_CLASSES {len(statistics)}"
-        )
-    weights = iif_weights(
-        statistics,
-        options.VARIANT,
-        options.COUNT_BY,
-        zero_count=options.ZERO_COUNT,
-        nonpositive=options.NONPOSITIVE,
-    )
-    return weights**options.STRENGTH
+    cfg.MODEL.LONG_TAIL.STATISTICS = ""
+    if statistics is not None:
+        folder = Path(cfg.OUTPUT_DIR, layout.INFERENCE) if evaluate else Path(cfg.OUTPUT_DIR)
+        statistics.save(folder / layout.STATISTICS)
+        cfg.MODEL.LONG_TAIL.STATISTICS = str(folder / layout.STATISTICS)
 
 
-def refuse_sigmoid(use_sigmoid: bool) -> None:
-    """Raise InputError where the classification loss is not the softmax cross entropy."""
-    if use_sigmoid:
-        raise InputError(
-            "IIF is defined for the softmax cross entropy: set MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE "
-            "and USE_FED_LOSS to False, or MODEL.IIF.VARIANT to none"
-        )
+def read_statistics(path: str) -> ClassStatistics:
+    """Return the statistics of a class_statistics.json, or count an annotation file."""
+    if ClassStatistics.is_saved(path):
+        return ClassStatistics.load(path)
+    return ClassStatistics.from_json(path)
+
+
+def _saved(cfg: CfgNode) -> list[Path]:
+    folders = [cfg.OUTPUT_DIR]
+    if cfg.MODEL.WEIGHTS and "://" not in cfg.MODEL.WEIGHTS:
+        folders.insert(0, os.path.dirname(cfg.MODEL.WEIGHTS))
+    paths = [Path(folder, layout.STATISTICS) for folder in folders]
+    return [path for path in paths if path.is_file()]
 
 
 def _count(cfg: CfgNode) -> ClassStatistics:
-    path = cfg.MODEL.IIF.FREQUENCY_FILE
-    if path:
-        return ClassStatistics.from_json(os.path.expandvars(os.path.expanduser(path)))
     if not len(cfg.DATASETS.TRAIN):
         raise InputError(
-            "DATASETS.TRAIN is empty and MODEL.IIF.FREQUENCY_FILE is not set: IIF needs one of "
-            "them to count the classes"
+            "DATASETS.TRAIN is empty and MODEL.LONG_TAIL.STATISTICS is not set: one of them is "
+            "needed to count the classes"
         )
     register_custom_datasets(cfg)
-    return reduce(_add, (_count_dataset(name) for name in cfg.DATASETS.TRAIN))
+    return reduce(_add, (_count_dataset(cfg, name) for name in cfg.DATASETS.TRAIN))
 
 
-def _count_dataset(name: str) -> ClassStatistics:
+def _count_dataset(cfg: CfgNode, name: str) -> ClassStatistics:
     metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
     if metadata and metadata.get("class_image_count") and not os.path.isfile(metadata.json_file):
         # Counts by image alone, but they need no file.
-        return ClassStatistics.from_metadata(metadata)
+        return ClassStatistics.from_metadata(metadata, cfg.MODEL.LONG_TAIL.NUM_IMAGES or None)
     path = annotation_file(name, "DATASETS.TRAIN")
     if path is None:
         raise InputError(
             f"data set {name!r} names no annotation file to count (json_file of its metadata): "
-            "set MODEL.IIF.FREQUENCY_FILE"
+            "set MODEL.LONG_TAIL.STATISTICS"
         )
     return ClassStatistics.from_json(path)
 
 
 def _add(first: ClassStatistics, second: ClassStatistics) -> ClassStatistics:
-    """Return the frequencies of two data sets together."""
+    """Return the statistics of two data sets together."""
     if not np.array_equal(first.ids, second.ids) or first.names != second.names:
         raise InputError(
             f"{first.source} and {second.source}: the categories differ; data sets that are "

@@ -90,12 +90,25 @@ class Affine(Method):
         return wide(outputs) if self.phase == "train" else self.adjusted(outputs)
 
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Return W and b scaled and shifted by class, in the dtype of ``weight``."""
-        if self.phase == "train":
-            return weight, bias
+        """Return W and b scaled and shifted by class, in the dtype of ``weight``.
+
+        Raises:
+            InputError: at test the logits are the classifier's outputs already.
+        """
+        if self.phase == "train" or bool((self.scale == 1).all() and (self.shift == 0).all()):
+            return super().fold(weight, bias)
         if self.relative:
             base_weight = weight[-1] if self.background else weight.mean(dim=0)
             base_bias = bias[-1] if self.background else bias.mean()
             weight, bias = weight - base_weight, bias - base_bias
         scale, shift = self.scale.to(weight.dtype), self.shift.to(weight.dtype)
         return scale[:, None] * weight, scale * bias + shift
+
+    def extra_repr(self) -> str:
+        """Return the options and the ranges over the classes, for ``print(model)`` and logs."""
+        columns = slice(None, -1 if self.background else None)
+        ranges = [
+            f"{name} {values[columns].min():.4g} to {values[columns].max():.4g}"
+            for name, values in (("scale", self.scale), ("shift", self.shift))
+        ]
+        return ", ".join([super().extra_repr(), *ranges])

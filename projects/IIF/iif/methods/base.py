@@ -48,6 +48,7 @@ class Method(nn.Module):
             trained without it; None where there is no such use.
         learned: buffers that training fills; all others follow from options and statistics.
         background: whether the last column is the background's.
+        num_classes: K; None for the baseline, which fits any.
     """
 
     name: ClassVar[str] = "none"
@@ -60,6 +61,7 @@ class Method(nn.Module):
 
     options: Options
     background: bool
+    num_classes: int | None
 
     def __init__(
         self,
@@ -72,11 +74,20 @@ class Method(nn.Module):
         super().__init__()
         self.options = self.options_type() if options is None else options
         self.background = background
+        self.num_classes = None if statistics is None else len(statistics)
 
     @property
     def acts_in_training(self) -> bool:
         """Whether a model that is trained under the method differs from a plain one."""
         return False
+
+    def check_classes(self, num_classes: int) -> None:
+        """Raise InputError where the method was built for another number K of classes."""
+        if self.num_classes is not None and self.num_classes != num_classes:
+            raise InputError(
+                f"method {self.name} was built for {self.num_classes} classes, but the classifier "
+                f"has {num_classes}; build it from the statistics of the same classes"
+            )
 
     def training_logits(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the logits that the cross entropy of training sees.
@@ -106,8 +117,8 @@ class Method(nn.Module):
             InputError: there is no such linear classifier; says why.
         """
         raise InputError(
-            f"method {self.name} cannot be folded: it changes nothing, the checkpoint is one of "
-            "Detectron2's already"
+            f"method {self.name} cannot be folded: it changes no logit at test, so the classifier "
+            "is a plain one already"
         )
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -143,15 +154,51 @@ class Method(nn.Module):
         options = msgspec.to_builtins(self.options)
         return ", ".join([self.name, *(f"{key}={value}" for key, value in options.items())])
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "Method":
+        """Move buffers with the model, and keep their precision: ``half()`` is for parameters."""
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in before.items():
+            moved = getattr(self, name)
+            if moved.dtype != buffer.dtype:
+                setattr(self, name, buffer.to(moved.device))
+        return self
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
         """Load what was learned; derived buffers stay those of the configuration.
 
-        Whether a checkpoint may be used under a configuration is decided by `iif.methods.record`.
+        In evaluation mode they must be those that the model was trained with: `iif.methods.record`
+        says so by name where it can, and this refuses what reaches the module another way.
         """
-        derived = {key for key, _ in self.named_buffers(recurse=False)} - set(self.learned)
-        persistent = self.state_dict(keep_vars=True)
-        for key in derived & persistent.keys():
-            state_dict[prefix + key] = persistent[key]
+        own = self.state_dict(prefix=prefix, keep_vars=True)
+        derived = {key: b for key, b in own.items() if key[len(prefix) :] not in self.learned}
+        if not self.training:
+            self._refuse_other_buffers(state_dict, prefix, own, derived)
+        state_dict.update(derived)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def _refuse_other_buffers(
+        self,
+        state_dict: Mapping[str, Tensor],
+        prefix: str,
+        own: Mapping[str, Tensor],
+        derived: Mapping[str, Tensor],
+    ) -> None:
+        if any(key.startswith(prefix) and key not in own for key in state_dict):
+            fault = "buffers of another method"
+        elif derived.keys() - state_dict.keys():
+            fault = "no buffers of it, as a plain model's"
+        elif not all(
+            torch.equal(state_dict[key].cpu(), buffer.cpu().to(state_dict[key].dtype))
+            for key, buffer in derived.items()
+        ):
+            fault = "other values of its buffers"
+        else:
+            return
+        raise InputError(
+            f"the model is evaluated under method {self.name}, but the weights to load hold "
+            f"{fault}; use the configuration that they were trained with (to start training from "
+            "them, load them in training mode)"
+        )

@@ -1,0 +1,139 @@
+"""All of the input of a run, checked before any process is launched."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import ROI_HEADS_REGISTRY
+from detectron2.utils.file_io import PathManager
+
+from iif import layout
+from iif.d2.datasets import check_dataset, check_masks, read_header, register_custom_datasets
+from iif.d2.evaluator import baseline_summary, test_settings
+from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
+from iif.d2.method import METHOD_KEY, options_from_config
+from iif.d2.roi_heads import IIFCascadeROIHeads, IIFROIHeads
+from iif.d2.statistics import statistics_from_config
+from iif.data.annotations import load_annotations
+from iif.errors import InputError
+from iif.evaluation.conditions import Conditions, refuse_differences
+from iif.methods import BASELINE
+from iif.statistics import ClassStatistics
+
+
+def check_input(cfg: CfgNode, args: argparse.Namespace) -> ClassStatistics | None:
+    """Check configuration, data sets, weights and baseline; return the class statistics.
+
+    Args:
+        cfg: the configuration; data sets of DATASETS.CUSTOM are registered.
+        args: of the command line: eval_only, resume, num_gpus, num_machines, baseline.
+
+    Returns:
+        The statistics of the training set; None for a baseline that is evaluated without its
+        training set.
+
+    Raises:
+        InputError: something cannot be used; names the file or key, and the remedy.
+    """
+    _check_processes(args, cfg)
+    _check_weights_file(args, cfg)
+    options_from_config(cfg)
+    statistics = _statistics(args, cfg)
+    register_custom_datasets(cfg, statistics)
+    needed = "TEST" if args.eval_only else "TRAIN"
+    if not len(cfg.DATASETS[needed]):
+        raise InputError(f"DATASETS.{needed} is empty")
+    for part in dict.fromkeys([needed, "TEST"]):
+        for name in cfg.DATASETS[part]:
+            check_dataset(name, f"DATASETS.{part}", cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    if cfg.MODEL.MASK_ON and not args.eval_only:
+        for name in cfg.DATASETS.TRAIN:
+            check_masks(name, "DATASETS.TRAIN", cfg.INPUT.MASK_FORMAT)
+    _check_model(cfg, statistics)
+    for name in cfg.DATASETS.TEST:
+        _check_evaluation(cfg, name, statistics, args.baseline)
+    return statistics
+
+
+def _check_processes(args: argparse.Namespace, cfg: CfgNode) -> None:
+    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
+        raise InputError(
+            f"--num-gpus is {args.num_gpus}, but this machine has {torch.cuda.device_count()}"
+        )
+    # For another number of processes than the reference's Detectron2 scales the batch.
+    processes = cfg.SOLVER.REFERENCE_WORLD_SIZE or args.num_gpus * args.num_machines
+    if not args.eval_only and cfg.SOLVER.IMS_PER_BATCH % max(processes, 1):
+        raise InputError(
+            f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {processes} processes "
+            "cannot share alike"
+        )
+
+
+def _check_weights_file(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Check that the weights exist before training or evaluating."""
+    resumed = args.resume and Path(cfg.OUTPUT_DIR, layout.LAST_CHECKPOINT).is_file()
+    if resumed:
+        return
+    if args.eval_only and args.resume:
+        raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} has no {layout.LAST_CHECKPOINT} to evaluate")
+    weights = cfg.MODEL.WEIGHTS
+    if args.eval_only and not weights:
+        raise InputError(
+            "--eval-only needs a model: set MODEL.WEIGHTS, or add --resume to evaluate the last "
+            "checkpoint in OUTPUT_DIR"
+        )
+    if weights and "://" not in weights and not PathManager.isfile(weights):
+        raise InputError(f"MODEL.WEIGHTS: no such file {weights}")
+
+
+def _statistics(args: argparse.Namespace, cfg: CfgNode) -> ClassStatistics | None:
+    # A baseline can be evaluated without its training set.
+    optional = (
+        args.eval_only
+        and cfg.MODEL.LONG_TAIL.METHOD == BASELINE
+        and not cfg.MODEL.LONG_TAIL.STATISTICS
+    )
+    with contextlib.suppress(InputError) if optional else contextlib.nullcontext():
+        return statistics_from_config(cfg, training=not args.eval_only)
+    return None
+
+
+def _check_model(cfg: CfgNode, statistics: ClassStatistics | None) -> None:
+    """Refuse illegal values of MODEL.LONG_TAIL, and a method with heads that would ignore it."""
+    IIFFastRCNNOutputLayers(cfg, ShapeSpec(channels=1))
+    name = cfg.MODEL.ROI_HEADS.NAME
+    if name not in ROI_HEADS_REGISTRY:
+        raise InputError(f"MODEL.ROI_HEADS.NAME: there are no ROI heads {name!r}")
+    knows_methods = issubclass(ROI_HEADS_REGISTRY.get(name), IIFROIHeads | IIFCascadeROIHeads)
+    if cfg.MODEL.LONG_TAIL.METHOD != BASELINE and not knows_methods:
+        raise InputError(
+            f"{METHOD_KEY} is {cfg.MODEL.LONG_TAIL.METHOD!r}, but MODEL.ROI_HEADS.NAME {name!r} "
+            f"knows no method: set MODEL.ROI_HEADS.NAME IIFROIHeads, or {METHOD_KEY} {BASELINE}"
+        )
+
+
+def _check_evaluation(
+    cfg: CfgNode, name: str, statistics: ClassStatistics | None, baseline: str | None
+) -> None:
+    """Read a test set as the evaluation will, and refuse what the comparison would refuse."""
+    path = MetadataCatalog.get(name).get("json_file")
+    if path is None:
+        raise InputError(
+            f"data set {name!r} names no annotation file (json_file of its metadata) to evaluate "
+            "with: name its files in DATASETS.CUSTOM"
+        )
+    if not read_header(path).annotated:
+        return
+    if cfg.MODEL.MASK_ON:
+        check_masks(name, "DATASETS.TEST", "bitmask")
+    gt = load_annotations(path, statistics=statistics)
+    if baseline is not None:
+        summary = baseline_summary(baseline, cfg, name)
+        found, planned = Conditions.of_summary(summary), Conditions.planned(gt, test_settings(cfg))
+        refuse_differences((f"--baseline {summary}", found), ("this run", planned))
