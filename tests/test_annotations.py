@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +14,8 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
+from iif.data import annotation_file
+from iif.data.annotation_file import forget_annotation_files, read_annotation_file
 from iif.data.annotations import load_annotations
 from iif.errors import InputError
 from iif.files import sha256_file
@@ -202,9 +206,15 @@ def drop(section: str, row: int, key: str) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (drop("images", 0, "neg_category_ids"), r"no neg_category_ids.*--exhaustive"),
-        (drop("images", 0, "not_exhaustive_category_ids"), r"no not_exhaustive.*--exhaustive"),
-        (drop("categories", 0, "frequency"), r"category \d+ has no frequency.*--train-json"),
+        (drop("images", 0, "neg_category_ids"), r"no neg_category_ids.*annotation is exhaustive"),
+        (
+            drop("images", 0, "not_exhaustive_category_ids"),
+            r"no not_exhaustive.*annotation is exhaustive",
+        ),
+        (
+            drop("categories", 0, "frequency"),
+            r"category \d+ has no frequency.*give the training annotations",
+        ),
         (change("annotations", 0, id=2**63), r"annotations\[0\].id"),
         (change("images", 0, neg_category_ids=[2**63]), r"images\[0\].neg_category_ids"),
         (change("categories", 0, frequency="x"), r"frequency of category \d+ is 'x'"),
@@ -241,7 +251,7 @@ def test_a_missing_or_cut_off_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_coco_format_without_groups_names_the_remedy() -> None:
-    with pytest.raises(InputError, match="--train-json"):
+    with pytest.raises(InputError, match="give the training annotations"):
         load_annotations_of(coco_style(random_case(7)[0]), exhaustive=True)
 
 
@@ -283,3 +293,174 @@ def test_a_bad_mask_names_its_annotation(segmentation: Any, message: str) -> Non
     with pytest.raises(InputError, match=message) as error:
         gt.rle(0)
     assert f"id {content['annotations'][0]['id']}" in str(error.value)
+
+
+# ------------------------------------------------------------------------ one decoding a process
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter:
+    """How many times files are decoded and hashed; a file may be kept as soon as it is written."""
+    counted: Counter = Counter()
+    decode, sha256 = annotation_file.decode, annotation_file.sha256_file
+    monkeypatch.setattr(annotation_file, "_TICK_NS", 0)
+    monkeypatch.setattr(
+        annotation_file, "decode", lambda path: counted.update(decoded=1) or decode(path)
+    )
+    monkeypatch.setattr(
+        annotation_file, "sha256_file", lambda path: counted.update(hashed=1) or sha256(path)
+    )
+    return counted
+
+
+def test_a_file_is_decoded_and_hashed_once(tmp_path: Path, reads: Counter) -> None:
+    content, _ = random_case(3, masks=True)
+    path = write(tmp_path, content)
+    counted = ClassStatistics.from_json(path)
+    boxes = load_annotations(path, statistics=counted)
+    masks = load_annotations(str(path), masks=True)
+    coco = load_annotations(path, exhaustive=True)
+    assert reads == {"decoded": 1, "hashed": 1}
+    assert boxes.segmentation is None
+    assert list(masks.segmentation) == [a["segmentation"] for a in content["annotations"]]
+    assert (boxes.exhaustive, coco.exhaustive) == (False, True)
+    # The counts beside the file spare the decoding, too.
+    forget_annotation_files()
+    assert ClassStatistics.from_json(path).same_counts(counted)
+    assert reads == {"decoded": 1, "hashed": 2}
+
+
+def test_a_file_named_in_another_way_is_not_decoded_again(tmp_path: Path, reads: Counter) -> None:
+    path = write(tmp_path, random_case(3)[0])
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    around = tmp_path / "." / ".." / tmp_path.name / "gt.json"
+    named = [load_annotations(p).path for p in (path, link, around)]
+    assert named == [str(path), str(link), str(around)]
+    assert reads == {"decoded": 1, "hashed": 1}
+
+
+def test_a_file_that_was_written_again_is_read_again(tmp_path: Path, reads: Counter) -> None:
+    content, _ = random_case(3)
+    path = write(tmp_path, content)
+    before = os.stat(path)
+    names = load_annotations(path).category_names
+    content["categories"].sort(key=lambda category: category["id"])
+    content["categories"][0]["name"] = names[0][::-1].swapcase()
+    # In place, with the size and the time of modification that it had.
+    write(tmp_path, content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert os.stat(path).st_size == before.st_size
+    assert load_annotations(path).category_names[0] == names[0][::-1].swapcase()
+    assert reads == {"decoded": 2, "hashed": 2}
+
+
+def test_a_file_that_was_just_written_is_not_kept(
+    tmp_path: Path, reads: Counter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(annotation_file, "_TICK_NS", 10**12)
+    path = write(tmp_path, random_case(3)[0])
+    for number in (1, 2):
+        load_annotations(path)
+        assert reads == {"decoded": number, "hashed": number}
+
+
+def test_only_the_last_files_are_kept(tmp_path: Path, reads: Counter) -> None:
+    paths = [tmp_path / f"{i}.json" for i in range(6)]
+    for path in paths:
+        path.write_text(json.dumps(random_case(3)[0]))
+        read_annotation_file(path)
+    assert len(annotation_file._KEPT) == 4
+    for path in paths[2:]:
+        read_annotation_file(path)
+    assert reads == {"decoded": 6}
+    read_annotation_file(paths[0])
+    assert reads == {"decoded": 7}
+    forget_annotation_files()
+    read_annotation_file(paths[5])
+    assert reads == {"decoded": 8}
+
+
+def test_what_is_shared_cannot_be_written_to(tmp_path: Path) -> None:
+    gt = load_annotations(write(tmp_path, random_case(3)[0]))
+    for array in (gt.image_ids, gt.category_ids, gt.ann_ids, gt.ann_image, gt.bbox, gt.area):
+        with pytest.raises(ValueError, match="read-only"):
+            array[:1] = 0
+
+
+def test_blocks_of_any_size_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content, _ = random_case(7, masks=True)
+    path = write(tmp_path, content)
+    whole = annotation_file.decode(path)
+    del content["annotations"][4]["area"], content["annotations"][5]["segmentation"]
+    content["annotations"][6]["bbox"] = [1]
+    other = tmp_path / "faulty.json"
+    other.write_text(json.dumps(content))
+    for size in (1, 2, 3, 1000):
+        monkeypatch.setattr(annotation_file, "_BLOCK", size)
+        again = annotation_file.decode(path)
+        assert (again.bbox == whole.bbox).all()
+        assert (again.ann_ids == whole.ann_ids).all()
+        assert not again.faults
+        faults = annotation_file.decode(other).faults
+        assert set(faults) == {"segmentation", "bbox", "area"}
+        assert "annotations[4]" in faults["area"]
+        assert "annotations[5]" in faults["segmentation"]
+        assert "annotations[6]" in faults["bbox"]
+
+
+# ------------------------------------------------------------------- keys that only some uses need
+
+
+def test_the_format_is_told_by_content_unless_one_insists() -> None:
+    lvis, _ = random_case(7)
+    counts = training_counts(lvis)
+    assert not load_annotations_of(lvis).exhaustive
+    assert load_annotations_of(lvis, exhaustive=True).exhaustive
+    coco = coco_style(random_case(7)[0])
+    assert load_annotations_of(coco, statistics=counts).exhaustive
+    with pytest.raises(InputError, match="say that the annotation is exhaustive"):
+        load_annotations_of(coco, statistics=counts, exhaustive=False)
+
+
+@pytest.mark.parametrize("key", ["bbox", "area", "segmentation"])
+def test_what_only_an_evaluation_needs_is_not_needed_to_count(tmp_path: Path, key: str) -> None:
+    content, _ = random_case(7, masks=True)
+    del content["annotations"][1][key]
+    path = write(tmp_path, content)
+    counted = ClassStatistics.from_json(path)
+    assert counted.num_instances == len(content["annotations"])
+    with pytest.raises(
+        InputError, match=rf"missing required field `{key}` - at `\$.annotations\[1"
+    ):
+        load_annotations(path, masks=True)
+
+
+@pytest.mark.parametrize("key", ["height", "width"])
+def test_an_image_without_its_size_can_be_counted(tmp_path: Path, key: str) -> None:
+    content, _ = random_case(7)
+    del content["images"][2][key]
+    path = write(tmp_path, content)
+    assert ClassStatistics.from_json(path).num_images == len(content["images"])
+    with pytest.raises(InputError, match=rf"missing required field `{key}` - at `\$.images\[2\]"):
+        load_annotations(path)
+
+
+def test_a_test_set_has_images_and_categories_alone(tmp_path: Path) -> None:
+    content, _ = random_case(7)
+    del content["annotations"]
+    path = write(tmp_path, content)
+    header = read_annotation_file(path)
+    assert len(header.images) == len(content["images"])
+    assert not header.annotated
+    for use in (load_annotations, ClassStatistics.from_json):
+        with pytest.raises(InputError, match="missing required field `annotations`"):
+            use(path)
+
+
+@pytest.mark.parametrize("value", ["text", 1, None, [], {}, {"id": "1"}, {"id": 1, "image_id": 1}])
+def test_an_annotation_that_is_none_is_named_by_its_place(tmp_path: Path, value: Any) -> None:
+    content, _ = random_case(7)
+    content["annotations"][2] = value
+    with pytest.raises(InputError, match=r"(Expected|missing).* - at `\$.annotations\[2\]"):
+        load_annotations(write(tmp_path, content))

@@ -23,10 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers_d2 import tiny_cfg
+from helpers_d2 import STATISTICS, tiny_cfg
 from iif import InputError
 from iif.d2 import register_custom_datasets
-from iif.d2.datasets import check_dataset, load_instances
+from iif.d2.datasets import check_dataset, check_masks, load_instances
+from iif.data import annotation_file
+from iif.data.annotations import load_annotations
+from iif.statistics import ClassStatistics
 
 
 def polygon(x, y, w, h):
@@ -94,9 +97,9 @@ def write(tmp_path):
             MetadataCatalog.remove(name)
 
 
-def registered(*entries, **kwargs):
-    cfg = tiny_cfg("DATASETS.CUSTOM", repr([list(e) for e in entries]), **kwargs)
-    register_custom_datasets(cfg)
+def registered(*entries, statistics=STATISTICS):
+    cfg = tiny_cfg("DATASETS.CUSTOM", repr([list(e) for e in entries]), statistics=statistics)
+    register_custom_datasets(cfg, statistics)
     return cfg
 
 
@@ -209,11 +212,11 @@ def faulty(write, tmp_path, fault):
     content = coco_content()
     json_file, root = write(content)
     if fault == "images":
-        (tmp_path / "images" / "0.png").unlink()
-        message = r"the first image of .*ann.json is not there: .*0.png; correct its entry"
+        (tmp_path / "images" / "2.png").unlink()
+        message = r"the first image of .*ann.json is not there: .*2.png; correct its entry"
     elif fault == "folder":
         root = "/nowhere"
-        message = "is not there: /nowhere/0.png"
+        message = "is not there: /nowhere/2.png"
     elif fault == "file":
         json_file = "/nowhere/ann.json"
         message = r"DATASETS.TEST: data set 'custom_set': no such file /nowhere/ann.json; correct"
@@ -278,8 +281,8 @@ def test_a_missing_built_in_file_names_the_environment_variable():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 5}, "annotation 0 is of image 5 and category 7"),
-        ({"category_id": 5}, "annotation 0 is of image 100 and category 5"),
+        ({"image_id": 5}, "image_id 5 of the annotation with id 0 is not among images"),
+        ({"category_id": 5}, "category_id 5 of the annotation with id 0 is not among categories"),
         ({"bbox": [1, 2, 3]}, r"bbox of annotation 0 is \[1.0, 2.0, 3.0\]"),
     ],
 )
@@ -289,3 +292,70 @@ def test_a_contradiction_within_the_file_is_named(write, change, message):
     json_file, root = write(content)
     with pytest.raises(InputError, match=message):
         load_instances(json_file, root, "custom_set")
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        (None, "has no mask; set MODEL.MASK_ON False"),
+        ([], "has no mask; set MODEL.MASK_ON False"),
+        ({"size": [64, 48], "counts": [3072]}, "has an RLE as its mask; set INPUT.MASK_FORMAT"),
+    ],
+)
+def test_an_annotation_without_a_mask_to_train_on_is_named(write, segmentation, message):
+    content = coco_content()
+    assert content["annotations"][0]["iscrowd"]
+    content["annotations"][2]["segmentation"] = segmentation
+    registered(("custom_set", *write(content)), statistics=None)
+    number = content["annotations"][2]["id"]
+    with pytest.raises(
+        InputError, match=rf"DATASETS.TRAIN: .* annotation {number} of .* {message}"
+    ):
+        check_masks("custom_set", "DATASETS.TRAIN", "polygon")
+    del content["annotations"][2]["segmentation"]
+    registered(("custom_set", *write(content)), statistics=None)
+    with pytest.raises(InputError, match=rf"annotation {number} of .* has no mask"):
+        check_masks("custom_set", "DATASETS.TRAIN", "bitmask")
+
+
+@pytest.mark.parametrize("segmentation", ["text", [["x"]], 7, [1, 2, 3, 4, 5, 6]])
+def test_a_mask_that_is_none_is_named(write, segmentation):
+    content = coco_content()
+    content["annotations"][1]["segmentation"] = segmentation
+    number = content["annotations"][1]["id"]
+    registered(("custom_set", *write(content)), statistics=None)
+    with pytest.raises(InputError, match=f"id {number} is neither polygons nor an RLE"):
+        DatasetCatalog.get("custom_set")
+
+
+def test_a_test_set_without_annotations_loads(write):
+    content = lvis_content()
+    del content["annotations"]
+    entry = ("custom_set", *write(content))
+    registered(entry, statistics=None)
+    check_dataset("custom_set", "DATASETS.TEST", 3)
+    records = DatasetCatalog.get("custom_set")
+    assert [record["image_id"] for record in records] == [98, 99, 100]
+    assert not any(record["annotations"] for record in records)
+    with pytest.raises(InputError, match="missing required field `annotations`"):
+        check_masks("custom_set", "DATASETS.TRAIN", "polygon")
+
+
+def test_all_uses_share_one_decoding(write, monkeypatch):
+    read = []
+    monkeypatch.setattr(annotation_file, "_TICK_NS", 0)
+    for name in ("decode", "sha256_file"):
+        real = getattr(annotation_file, name)
+        monkeypatch.setattr(
+            annotation_file, name, lambda p, n=name, real=real: read.append(n) or real(p)
+        )
+    content = lvis_content()
+    json_file, root = write(content)
+    registered(("custom_set", json_file, root), statistics=None)
+    check_dataset("custom_set", "DATASETS.TRAIN", 3)
+    check_masks("custom_set", "DATASETS.TRAIN", "polygon")
+    counted = ClassStatistics.from_json(json_file)
+    gt = load_annotations(json_file, masks=True, statistics=counted)
+    records = DatasetCatalog.get("custom_set")
+    assert len(records) == len(gt.image_ids) == counted.num_images == 3
+    assert sorted(read) == ["decode", "sha256_file"]

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iif import ClassStatistics, InputError, statistics
+from iif import ClassStatistics, InputError
+from iif.data import counts
 
 
 def annotation_file(
@@ -180,8 +181,8 @@ def test_the_cache_is_used_for_the_same_content_only(write, monkeypatch):
     first = ClassStatistics.from_json(path)
     times = os.stat(path)
     counting = []
-    real = statistics._count_annotations
-    monkeypatch.setattr(statistics, "_count_annotations", lambda p: counting.append(p) or real(p))
+    real = counts._count
+    monkeypatch.setattr(counts, "_count", lambda p: counting.append(p) or real(p))
     again = ClassStatistics.from_json(path)
     assert not counting
     assert again.to_dict() == first.to_dict()
@@ -214,7 +215,7 @@ def test_without_write_permission_the_counts_come_without_a_cache(write, monkeyp
     def denied(*args: Any, **kwargs: Any) -> None:
         raise PermissionError("read-only file system")
 
-    monkeypatch.setattr(statistics, "write_json", denied)
+    monkeypatch.setattr(counts, "write_json", denied)
     assert ClassStatistics.from_json(path).image_count.tolist() == [2, 0, 3]
     monkeypatch.setattr(os, "access", lambda *args: False)
     assert ClassStatistics.from_json(path).image_count.tolist() == [2, 0, 3]
@@ -223,8 +224,8 @@ def test_without_write_permission_the_counts_come_without_a_cache(write, monkeyp
 
 def _count_in_process(path: str, barrier: Any, results: Any) -> None:
     counted = []
-    real = statistics._count_annotations
-    statistics._count_annotations = lambda p: counted.append(p) or real(p)
+    real = counts._count
+    counts._count = lambda p: counted.append(p) or real(p)
     barrier.wait()
     results.put((len(counted), ClassStatistics.from_json(path).to_dict(), len(counted)))
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from iif.data.annotation_file import refuse_duplicates
+from iif.data.counts import Counts, count_annotations
 from iif.errors import InputError
-from iif.files import Id, read_json, sha256_file, write_json
+from iif.files import read_json, write_json
 
 # LVIS's frequency groups: a rare class is shown by at most 10 training images, a common one by at
 # most 100, a frequent one by more (LVIS, arXiv 1908.03195, section 5.1).
@@ -23,8 +22,6 @@ COMMON_MAX_IMAGES = 100
 
 _FORMAT = "iif-class-statistics/1"
 _COLUMNS = ("ids", "image_count", "instance_count", "fractal_dimension")
-_CACHE_FORMAT = "iif-class-counts/1"
-_ANNOTATION_FILE = "an LVIS- or COCO-format annotation file"
 
 # Detectron2's metadata of every LVIS v1 split carries the counts of the training split, but not
 # the number of training images.
@@ -105,7 +102,7 @@ class ClassStatistics:
             raise InputError(
                 f"{source}: num_images is {num_images!r}; it must be a whole number above 0"
             )
-        _refuse_duplicates(keys, f"{source}: category id")
+        refuse_duplicates(keys, f"{source}: category id")
 
         order = np.argsort(keys)
 
@@ -185,37 +182,20 @@ class ClassStatistics:
 
         A category's own ``image_count``, which LVIS files carry, is not trusted: where it
         disagrees with the annotations a warning says so, and the annotations are followed.
-        Crowd annotations count like any other.
-
-        The counts are kept in ``<path>.statistics.json`` together with the SHA-256 of the file and
-        are used again only for that very content: sizes and times of files survive being copied,
-        while hashing takes less time than counting. Of several processes that start at once, one
-        counts and the others wait for it. Without write permission there is no cache.
 
         Args:
-            path: the training set's annotation file.
+            path: the training set's annotation file. The counts are kept beside it, in
+                ``<path>.statistics.json`` (:func:`iif.data.counts.count_annotations`).
             cache: False to neither read nor write the cache.
 
         Raises:
             InputError: the file is missing, empty, cut off, lacks a key, has an id twice, or has
                 an annotation of an unknown image or category.
         """
-        source = os.fspath(path)
-        if not cache or not os.path.isfile(path) or not os.access(_folder(path), os.W_OK):
-            return cls._checked(_count_annotations(path), source)
-        cache_path = Path(f"{source}.statistics.json")
-        digest = sha256_file(path)
-        counts = _read_cache(cache_path, digest)
-        if counts is None:
-            with _turn_taken(path):
-                counts = _read_cache(cache_path, digest)
-                if counts is None:
-                    counts = _count_annotations(path)
-                    _write_cache(cache_path, digest, counts)
-        return cls._checked(counts, source)
+        return cls._checked(count_annotations(path, cache=cache), os.fspath(path))
 
     @classmethod
-    def _checked(cls, counts: _Counts, source: str) -> ClassStatistics:
+    def _checked(cls, counts: Counts, source: str) -> ClassStatistics:
         statistics = cls(
             image_count=counts.image_count,
             num_images=counts.num_images,
@@ -344,112 +324,6 @@ class ClassStatistics:
         return {**self.to_dict(), "source": ""} == {**other.to_dict(), "source": ""}
 
 
-class _Image(msgspec.Struct, gc=False):
-    id: Id
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    id: Id
-    image_id: Id
-    category_id: Id
-
-
-class _Category(msgspec.Struct, gc=False):
-    id: Id
-    name: str
-    image_count: int | None = None
-
-
-class _AnnotationFile(msgspec.Struct):
-    images: list[_Image]
-    annotations: list[_Annotation]
-    categories: list[_Category]
-
-
-class _Counts(msgspec.Struct):
-    """What an annotation file holds; the lists are by category, in the file's order."""
-
-    num_images: int
-    ids: list[int]
-    names: list[str]
-    image_count: list[int]
-    instance_count: list[int]
-    # What the categories' own image_count says, None where they have none.
-    declared_image_count: list[int | None]
-
-
-class _Cache(msgspec.Struct):
-    format: str
-    sha256: str
-    counts: _Counts
-
-
-def _count_annotations(path: str | os.PathLike[str]) -> _Counts:
-    """Count the images and instances of each category of an LVIS- or COCO-format file.
-
-    Raises:
-        InputError: as :meth:`ClassStatistics.from_json`.
-    """
-    content = read_json(path, _AnnotationFile, what=_ANNOTATION_FILE)
-    for key in ("images", "categories"):
-        if not getattr(content, key):
-            raise InputError(f"{path}: {key} is empty; give {_ANNOTATION_FILE} of a training set")
-    images = np.array([image.id for image in content.images], dtype=np.int64)
-    ids = np.array([category.id for category in content.categories], dtype=np.int64)
-    annotations = np.empty((len(content.annotations), 3), dtype=np.int64)
-    for column, key in enumerate(("id", "image_id", "category_id")):
-        annotations[:, column] = [getattr(a, key) for a in content.annotations]
-    _refuse_duplicates(images, f"{path}: images: id")
-    _refuse_duplicates(ids, f"{path}: categories: id")
-    _refuse_duplicates(annotations[:, 0], f"{path}: annotations: id")
-    image_rows = _rows(annotations, 1, images, path, "image_id", "images")
-    category_rows = _rows(annotations, 2, ids, path, "category_id", "categories")
-
-    num_classes = len(ids)
-    shown = np.unique(image_rows * num_classes + category_rows) % num_classes
-    return _Counts(
-        num_images=len(images),
-        ids=ids.tolist(),
-        names=[category.name for category in content.categories],
-        image_count=np.bincount(shown, minlength=num_classes).tolist(),
-        instance_count=np.bincount(category_rows, minlength=num_classes).tolist(),
-        declared_image_count=[category.image_count for category in content.categories],
-    )
-
-
-def _rows(
-    annotations: NDArray[np.int64],
-    column: int,
-    known: NDArray[np.int64],
-    path: str | os.PathLike[str],
-    key: str,
-    section: str,
-) -> NDArray[np.int64]:
-    """Return the row in ``known`` of each annotation's id in this column."""
-    values = annotations[:, column]
-    order = np.argsort(known)
-    place = np.minimum(np.searchsorted(known[order], values), len(known) - 1)
-    rows = order[place]
-    unknown = np.flatnonzero(known[rows] != values)
-    if len(unknown):
-        first = annotations[unknown[0]]
-        raise InputError(
-            f"{path}: annotations: {key} {first[column]} of the annotation with id {first[0]} "
-            f"is not among {section} ({_plural(len(unknown), 'such annotation')}); "
-            f"add it to {section} or remove the annotation"
-        )
-    return rows
-
-
-def _refuse_duplicates(values: NDArray[np.int64], what: str) -> None:
-    unique, counts = np.unique(values, return_counts=True)
-    if len(unique) != len(values):
-        repeated = unique[counts > 1]
-        shown = ", ".join(str(value) for value in repeated[:5])
-        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
-        raise InputError(f"{what} {shown}{more} occurs more than once; ids must be unique")
-
-
 def _whole_numbers(values: ArrayLike, key: str, source: str) -> NDArray[np.int64]:
     array = np.asarray(values)
     if array.ndim != 1:
@@ -476,39 +350,3 @@ def _frozen(array: NDArray[Any]) -> NDArray[Any]:
 
 def _plural(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
-
-
-def _folder(path: str | os.PathLike[str]) -> Path:
-    return Path(path).absolute().parent
-
-
-@contextlib.contextmanager
-def _turn_taken(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold an advisory lock on ``path``, where platform and file system have such locks.
-
-    It saves work and nothing depends on it: the cache is written whole or not at all.
-    """
-    with open(path, "rb") as f:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
-
-            fcntl.flock(f, fcntl.LOCK_EX)
-        yield
-
-
-def _read_cache(path: Path, digest: str) -> _Counts | None:
-    """Return the cached counts of the file with this SHA-256, or None when there are none."""
-    try:
-        cached = read_json(path, _Cache, what="cached class statistics")
-    except (InputError, OSError):
-        # Missing, from another version or unreadable: it is only a cache, so count again.
-        return None
-    matches = cached.format == _CACHE_FORMAT and cached.sha256 == digest
-    return cached.counts if matches else None
-
-
-def _write_cache(path: Path, digest: str, counts: _Counts) -> None:
-    cache = _Cache(format=_CACHE_FORMAT, sha256=digest, counts=counts)
-    # A full or read-only disk costs the cache, not the counts.
-    with contextlib.suppress(OSError):
-        write_json(path, msgspec.to_builtins(cache), indent=None)

@@ -9,94 +9,30 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 import pycocotools.mask
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from iif.data.annotations import AnnotatedImage, image_file
+from iif.data.annotation_file import AnnotationFile, Category, read_annotation_file
 from iif.errors import InputError
-from iif.files import read_json
+from iif.statistics import ClassStatistics
 
 logger = logging.getLogger(__name__)
 
 
-class Category(msgspec.Struct, gc=False):
-    """A category of an annotation file."""
-
-    id: int
-    name: str
+# An RLE, or polygons whose numbers become float.
+_SEGMENTATION = msgspec.json.Decoder(list[list[float]] | dict[str, Any] | None)
 
 
-class _Skipped(msgspec.Struct, gc=False):
-    """An annotation none of whose fields is wanted."""
-
-
-class Header(msgspec.Struct):
-    """An annotation file without the content of its annotations; those of test sets have none."""
-
-    images: list[AnnotatedImage]
-    categories: list[Category]
-    annotations: list[_Skipped] | None = None
-
-    @property
-    def annotated(self) -> bool:
-        """Whether there is anything to evaluate with."""
-        return bool(self.annotations)
-
-    @property
-    def federated(self) -> bool:
-        """Whether the file is in LVIS's format: it says which categories were verified where."""
-        return any(image.neg_category_ids is not None for image in self.images)
-
-
-class Annotation(msgspec.Struct):
-    """An annotated instance."""
-
-    id: int
-    image_id: int
-    category_id: int
-    bbox: list[float]
-    segmentation: list[list[float]] | dict[str, Any] | None = None
-    iscrowd: int = 0
-
-
-class AnnotationFile(Header):
-    """An annotation file."""
-
-    annotations: list[Annotation]  # type: ignore[assignment]
-
-
-class _Mask(msgspec.Struct, gc=False):
-    """The mask of an annotation."""
-
-    id: int
-    segmentation: msgspec.Raw = msgspec.Raw(b"null")
-    iscrowd: int = 0
-
-
-class _Masks(msgspec.Struct):
-    annotations: list[_Mask] = []
-
-
-_WHAT = "an LVIS- or COCO-format annotation file"
-
-
-def read_header(path: str) -> Header:
+def read_header(path: str) -> AnnotationFile:
     """Return the images and categories (ascending by id) of an annotation file.
 
     Raises:
-        InputError: the file cannot be read, or has no images or no categories.
+        InputError: the file cannot be read, contradicts itself, or has no images or no categories.
     """
-    return _checked(path, read_json(path, Header, what=_WHAT))
-
-
-def _checked(path: str, header: Header) -> Header:
-    for key in ("images", "categories"):
-        if not getattr(header, key):
-            raise InputError(f"{path}: {key} is empty; expected {_WHAT}")
-    header.categories.sort(key=lambda category: category.id)
-    return header
+    return read_annotation_file(path)
 
 
 def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str, Any]]:
@@ -110,79 +46,86 @@ def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str,
     Raises:
         InputError: the file cannot be read or contradicts itself.
     """
-    content = read_json(json_file, AnnotationFile, what=_WHAT)
-    _checked(json_file, content)
+    content = read_annotation_file(json_file)
+    content.require("bbox")
     set_classes(MetadataCatalog.get(name), content.categories, json_file)
-    to_contiguous = {category.id: i for i, category in enumerate(content.categories)}
-    records = {
-        image.id: _record(image, image_root, json_file, federated=content.federated)
-        for image in sorted(content.images, key=lambda image: image.id)
-    }
+    records = _records(content, image_root)
+    annotations = zip(
+        content.ann_image.tolist(),
+        content.ann_category.tolist(),
+        content.bbox.tolist(),
+        content.crowd.astype(int).tolist(),
+        strict=True,
+    )
     without_mask = 0
-    for annotation in content.annotations:
-        if annotation.image_id not in records or annotation.category_id not in to_contiguous:
-            raise InputError(
-                f"{json_file}: annotation {annotation.id} is of image {annotation.image_id} and "
-                f"category {annotation.category_id}, which are not both in the file"
-            )
-        instance = _instance(annotation, to_contiguous[annotation.category_id], json_file)
-        if instance is None:
+    for row, (image, category, bbox, crowd) in enumerate(annotations):
+        instance: dict[str, Any] = {
+            "bbox": bbox,
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "category_id": category,
+            "iscrowd": crowd,
+        }
+        segmentation = _segmentation(content, row)
+        if segmentation == []:
             without_mask += 1
-        else:
-            records[annotation.image_id]["annotations"].append(instance)
+            continue
+        if segmentation is not None:
+            instance["segmentation"] = segmentation
+        records[image]["annotations"].append(instance)
     if without_mask:
         logger.warning(
             "%s: left out %d annotations whose polygons have fewer than 3 points",
             json_file,
             without_mask,
         )
-    return list(records.values())
+    return records
 
 
-def _record(
-    image: AnnotatedImage, image_root: str, json_file: str, *, federated: bool
-) -> dict[str, Any]:
-    record: dict[str, Any] = {
-        "file_name": os.path.join(image_root, image_file(json_file, image)),
-        "height": image.height,
-        "width": image.width,
-        "image_id": image.id,
-        "annotations": [],
-    }
-    if federated:
-        record["neg_category_ids"] = image.neg_category_ids or []
-        record["not_exhaustive_category_ids"] = image.not_exhaustive_category_ids or []
-    return record
+def _records(content: AnnotationFile, image_root: str) -> list[dict[str, Any]]:
+    """Return Detectron2's dict of each image, without annotations yet."""
+    records = []
+    for image, file, (height, width) in zip(
+        content.images, content.file_names(), content.image_sizes().tolist(), strict=True
+    ):
+        record: dict[str, Any] = {
+            "file_name": os.path.join(image_root, file),
+            "height": height,
+            "width": width,
+            "image_id": image.id,
+            "annotations": [],
+        }
+        if content.federated:
+            record["neg_category_ids"] = image.neg_category_ids or []
+            record["not_exhaustive_category_ids"] = image.not_exhaustive_category_ids or []
+        records.append(record)
+    return records
 
 
-def _instance(annotation: Annotation, category: int, json_file: str) -> dict[str, Any] | None:
-    """Return Detectron2's dict of an annotation, None when no polygon of it is valid."""
-    if len(annotation.bbox) != 4:
+def _segmentation(content: AnnotationFile, row: int) -> list[list[float]] | dict[str, Any] | None:
+    """Return an annotation's valid polygons or RLE; None for no mask, [] for no valid polygon."""
+    try:
+        segmentation = _SEGMENTATION.decode(content.segmentation.text(row) or b"null")
+    except msgspec.DecodeError as error:
         raise InputError(
-            f"{json_file}: the bbox of annotation {annotation.id} is {annotation.bbox}; "
-            "it must be [x, y, width, height]"
-        )
-    instance: dict[str, Any] = {
-        "bbox": annotation.bbox,
-        "bbox_mode": BoxMode.XYWH_ABS,
-        "category_id": category,
-        "iscrowd": annotation.iscrowd,
-    }
-    segmentation = annotation.segmentation
+            f"{content.path}: segmentation of the annotation with id {content.ann_ids[row]} is "
+            f"neither polygons nor an RLE ({error})"
+        ) from None
     if isinstance(segmentation, dict):
         if isinstance(segmentation.get("counts"), list):
-            segmentation = pycocotools.mask.frPyObjects(segmentation, *segmentation["size"])
-        instance["segmentation"] = segmentation
-    elif segmentation:
-        polygons = [p for p in segmentation if len(p) % 2 == 0 and len(p) >= 6]
-        if not polygons:
-            return None
-        instance["segmentation"] = polygons
-    return instance
+            return pycocotools.mask.frPyObjects(segmentation, *segmentation["size"])
+        return segmentation
+    if not segmentation:
+        return None
+    return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
 
 
 def set_classes(metadata: Metadata, categories: Sequence[Category], source: str) -> None:
     """Put class names and the mapping of category ids into a data set's metadata.
+
+    Args:
+        metadata: of the data set.
+        categories: ascending by id.
+        source: where the categories come from, for the message.
 
     Raises:
         InputError: the metadata already has other classes: those that a model is trained on.
@@ -209,11 +152,13 @@ def _first_difference(known: Sequence[str], names: Sequence[str]) -> str:
     return "the same names under other ids"
 
 
-def register_custom_datasets(cfg: CfgNode) -> None:
-    """Register the data sets of ``DATASETS.CUSTOM`` with Detectron2; again does no harm.
+def register_custom_datasets(cfg: CfgNode, statistics: ClassStatistics | None = None) -> None:
+    """Register the data sets of ``DATASETS.CUSTOM`` with Detectron2. Idempotent.
 
-    Where ``cfg`` holds class frequencies (that of a trained model) their names become the data
-    sets' class names, so that detections can be drawn without the annotation file.
+    Args:
+        cfg: the configuration.
+        statistics: those of a trained model; their names become the data sets' class names, so
+            that detections can be drawn without the annotation file.
 
     Raises:
         InputError: an entry is malformed, or its name is taken.
@@ -237,10 +182,10 @@ def register_custom_datasets(cfg: CfgNode) -> None:
         )
         metadata = MetadataCatalog.get(name)
         metadata.set(json_file=json_file, image_root=image_root, custom=True)
-        trained = cfg.MODEL.IIF.FREQUENCY
-        if len(trained.NAMES):
-            categories = [Category(*c) for c in zip(trained.IDS, trained.NAMES, strict=True)]
-            set_classes(metadata, categories, "MODEL.IIF.FREQUENCY")
+        if statistics is not None:
+            ids = statistics.ids.tolist()
+            categories = [Category(i, n) for i, n in zip(ids, statistics.names, strict=True)]
+            set_classes(metadata, categories, statistics.source)
 
 
 def annotation_file(name: str, key: str) -> str | None:
@@ -281,18 +226,18 @@ def check_masks(name: str, key: str, mask_format: str) -> None:
         return
     path = annotation_file(name, key)
     assert path is not None  # those of DATASETS.CUSTOM have one
-    for annotation in read_json(path, _Masks, what=_WHAT).annotations:
-        if annotation.iscrowd:
-            continue
-        start = bytes(memoryview(annotation.segmentation)[:4])
-        if start == b"null" or start.replace(b" ", b"") == b"[]":
+    content = read_annotation_file(path)
+    content.require("annotations")
+    for row in np.flatnonzero(~content.crowd).tolist():
+        start = content.segmentation.text(row)[:4]
+        if start in (b"", b"null") or start.replace(b" ", b"") == b"[]":
             fault = "no mask; set MODEL.MASK_ON False to do without masks"
         elif start.startswith(b"{") and mask_format == "polygon":
             fault = "an RLE as its mask; set INPUT.MASK_FORMAT bitmask"
         else:
             continue
         raise InputError(
-            f"{key}: data set {name!r}: annotation {annotation.id} of {path} has {fault}"
+            f"{key}: data set {name!r}: annotation {content.ann_ids[row]} of {path} has {fault}"
         )
 
 
@@ -331,7 +276,7 @@ def check_dataset(name: str, key: str, num_classes: int) -> None:
         )
     if metadata.get("custom", False):
         set_classes(metadata, header.categories, path)
-    first = os.path.join(metadata.image_root, image_file(path, header.images[0]))
+    first = os.path.join(metadata.image_root, header.file_names()[0])
     if not os.path.isfile(first):
         raise InputError(
             f"{key}: data set {name!r}: the first image of {path} is not there: {first}; "

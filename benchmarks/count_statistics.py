@@ -1,11 +1,12 @@
 """Time and peak memory of counting classes in an annotation file of the size of LVIS v1's train.
 
-    python benchmarks/count_frequency.py --data DIR [--images 100170] [--annotations 1270141]
+    python benchmarks/count_statistics.py --data DIR [--images 100170] [--annotations 1270141]
 
 The file is made on the first run and kept in DIR (1.1 GB at full size, with polygons). Every
-measurement is a process of its own: counting without a cache, with a cache to be written, with
+measurement is a process of its own: counting without a cache, counting and then reading the
+annotations with their masks (which share one decoding), counting with a cache to be written, with
 the cache, and eight processes that start at once without one, as eight training ranks do. The
-peak holds the pages of the mapped file, which the system can take back at any time.
+peak includes the pages of the mapped file, which the system can take back at any time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from iif.data.annotations import load_annotations
 from iif.files import atomic_write
 from iif.statistics import ClassStatistics
 
@@ -36,28 +38,33 @@ def main() -> None:
     if not path.exists():
         print(f"making {path} ...", flush=True)
         write_annotations(path, args.images, args.annotations)
-    cache = Path(f"{path}.frequency.json")
+    cache = Path(f"{path}.statistics.json")
     print(f"{path.stat().st_size / 1e9:.2f} GB, {args.annotations:,} annotations")
     print("| | seconds | peak memory of a process, GB |\n| --- | --- | --- |")
     cache.unlink(missing_ok=True)
     report("no cache", path, use_cache=False)
+    report("no cache; then the annotations with masks", path, use_cache=False, masks=True)
     report("first time: count, write the cache", path)
     report("later: hash, read the cache", path)
     cache.unlink()
     report(f"{RANKS} processes at once, no cache yet", path, processes=RANKS)
 
 
-def report(what: str, path: Path, *, use_cache: bool = True, processes: int = 1) -> None:
+def report(
+    what: str, path: Path, *, use_cache: bool = True, masks: bool = False, processes: int = 1
+) -> None:
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=1) as pool:
-        measured = pool.starmap(count, [(path, use_cache)] * processes, chunksize=1)
+        measured = pool.starmap(count, [(path, use_cache, masks)] * processes, chunksize=1)
     seconds, peak, totals = zip(*measured, strict=True)
     assert len(set(totals)) == 1
     print(f"| {what} | {max(seconds):.1f} | {max(peak):.2f} |", flush=True)
 
 
-def count(path: Path, use_cache: bool) -> tuple[float, float, tuple[int, int | None]]:
+def count(path: Path, use_cache: bool, masks: bool) -> tuple[float, float, tuple[int, int | None]]:
     start = time.perf_counter()
     counted = ClassStatistics.from_json(path, cache=use_cache)
+    if masks:
+        load_annotations(path, masks=True, statistics=counted)
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     return seconds, peak, (counted.num_images, counted.num_instances)
