@@ -21,7 +21,7 @@ from iif.evaluation.false_positives import (
     FalsePositiveAnalysis,
     GroupRow,
     RunFalsePositives,
-    Secondary,
+    FixedCut,
 )
 from iif.evaluation.scenes import Scene, SceneObject
 from iif.report.crops import Crop, cut_crop
@@ -196,8 +196,8 @@ def make_analysis(
         curve_categories={
             g: np.linspace(members[g].sum(), 5, len(recalls)).astype(np.int64) for g in GROUPS
         },
-        secondary=[
-            Secondary(rule, value, [outcome] * len(runs), [dict.fromkeys(GROUPS, 5)] * len(runs))
+        fixed_cuts=[
+            FixedCut(rule, value, [outcome] * len(runs), [dict.fromkeys(GROUPS, 5)] * len(runs))
             for rule, value in (("top_k", 10), ("top_k", 300), ("score", 0.05), ("score", 0.5))
         ],
         confusions=[

@@ -16,10 +16,12 @@ from iif.cli import main
 from iif.data.annotations import load_annotations
 from iif.data.results import IouType, load_results
 from iif.errors import InputError
-from iif.evaluation.matching import ErrorType, Outcome, load_matches, match
-from iif.evaluation.metrics import METRICS, average_precision
-from iif.evaluation.summary import FIXED_METRICS, evaluate_files, format_summary
+from iif.evaluation.evaluate import evaluate_files
+from iif.evaluation.matches_file import load_matches
+from iif.evaluation.matching import ErrorType, Outcome, match
+from iif.evaluation.metrics import FIXED_METRICS, METRICS, average_precision
 from iif.files import sha256_file
+from iif.report.text import summary_text
 from lvis_reference import lvis_evaluate
 from random_cases import random_case
 
@@ -160,7 +162,7 @@ def test_outcomes_are_written_in_parts(
     files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate_files(*files, output_dir=tmp_path / "whole", outcomes=True)
-    monkeypatch.setattr("iif.evaluation.summary._CSV_ROWS", 3)
+    monkeypatch.setattr("iif.evaluation.outcomes_file._ROWS_AT_ONCE", 3)
     evaluate_files(*files, output_dir=tmp_path / "parts", outcomes=True)
     for name in ("outcomes_bbox.csv", "outcomes_segm.csv"):
         whole, parts = ((tmp_path / folder / name).read_bytes() for folder in ("whole", "parts"))
@@ -326,7 +328,7 @@ def test_an_undefined_metric_is_a_dash(files: tuple[Path, Path], tmp_path: Path)
     gt.write_text(json.dumps(content))
     summary = evaluate_files(gt, results, output_dir=tmp_path / "out")
     assert summary["metrics"]["bbox"]["APr"] is None
-    (line,) = [line for line in format_summary(summary).splitlines() if line.startswith("APr ")]
+    (line,) = [line for line in summary_text(summary).splitlines() if line.startswith("APr ")]
     assert line.split() == ["APr", "-", "-"]
 
 

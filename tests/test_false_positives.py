@@ -26,6 +26,8 @@ from iif.evaluation.false_positives import (
 )
 from iif.evaluation.matching import ErrorType, Outcome
 from iif.evaluation.scenes import KINDS, choose_scenes, find_categories, kinds, shown
+from iif.report.records import false_positives_json
+from iif.report.text import false_positives_text
 
 
 def make_runs(folder, seed=0, *, qualities=(0.6, 0.8), iou_type="bbox", **options):
@@ -110,7 +112,7 @@ def test_rescaling_scores_changes_nothing_but_the_threshold_view(tmp_path_factor
         np.testing.assert_array_equal(curve, after.runs[1].curve[group])
 
     def views(analysis, rule):
-        return [view.counts for view in analysis.secondary if view.rule == rule]
+        return [cut.counts for cut in analysis.fixed_cuts if cut.rule == rule]
 
     assert views(before, "top_k") == views(after, "top_k")
     assert views(before, "score") != views(after, "score")
@@ -203,9 +205,11 @@ def test_confusions_point_from_the_object_to_the_prediction(tmp_path):
     runs = load_runs(gt, {"a": write(tmp_path / "a.json", rows)})
     analysis = analyse(gt, runs)
     assert [(c.gt_category, c.predicted, c.counts) for c in analysis.confusions] == [(0, 1, [1])]
-    printed = analysis.to_text().split("Most frequent confusions")[1].splitlines()[3]
+    printed = false_positives_text(analysis).split("Most frequent confusions")[1].splitlines()[3]
     assert printed.split() == ["cup", "mug", "1"]
-    assert analysis.to_json()["confusions"] == [{"gt_category": 4, "predicted": 8, "counts": [1]}]
+    assert false_positives_json(analysis)["confusions"] == [
+        {"gt_category": 4, "predicted": 8, "counts": [1]}
+    ]
 
 
 def test_confusions_are_the_cls_errors_at_the_operating_points(tmp_path):
@@ -237,20 +241,20 @@ def test_confusions_are_the_cls_errors_at_the_operating_points(tmp_path):
         assert sum(pair.counts[i] for pair in analysis.confusions) == by_type[cls]
 
 
-def test_secondary_views_equal_a_plain_loop(tmp_path):
+def test_fixed_cuts_equal_a_plain_loop(tmp_path):
     gt, runs = make_runs(tmp_path, 17)
     analysis = analyse(gt, runs)
-    assert {view.rule for view in analysis.secondary} == {"top_k", "score"}
-    for view in analysis.secondary:
-        for run, counts, by_group in zip(runs, view.counts, view.by_group, strict=True):
+    assert {cut.rule for cut in analysis.fixed_cuts} == {"top_k", "score"}
+    for cut in analysis.fixed_cuts:
+        for run, counts, by_group in zip(runs, cut.counts, cut.by_group, strict=True):
             kept = set()
             for image in range(len(gt.image_ids)):
                 here = np.flatnonzero(run.detections.image == image).tolist()
                 here.sort(key=lambda d, run=run: -run.detections.score[d])
-                if view.rule == "top_k":
-                    kept.update(here[: view.value])
+                if cut.rule == "top_k":
+                    kept.update(here[: cut.value])
                 else:
-                    kept.update(d for d in here if run.detections.score[d] >= view.value)
+                    kept.update(d for d in here if run.detections.score[d] >= cut.value)
             outcomes = Counter(Outcome(run.matches.outcome[d]).name for d in kept)
             assert counts == {name: outcomes[name] for name in counts}
             groups = Counter(
@@ -363,11 +367,11 @@ def test_empty_results_reach_nothing(tmp_path):
     analysis = analyse(gt, [run, empty])
     assert analysis.groups[0].matched == 0
     assert choose_scenes(analysis, gt, [run, empty]) == []
-    text = analysis.to_text()
+    text = false_positives_text(analysis)
     assert "nan" not in text
     assert "Over 0 of" in text
-    assert "choose a lower --recall" in text
-    json.dumps(analysis.to_json(), allow_nan=False)
+    assert "choose a lower recall" in text
+    json.dumps(false_positives_json(analysis), allow_nan=False)
 
 
 @pytest.fixture

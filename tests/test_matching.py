@@ -14,15 +14,14 @@ from pycocotools import mask as mask_utils
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import load_results
 from iif.errors import InputError
+from iif.evaluation.matches_file import load_matches, save_matches
 from iif.evaluation.matching import (
     ErrorType,
     Matches,
     Outcome,
-    find_overlaps,
-    load_matches,
     match,
-    save_matches,
 )
+from iif.evaluation.overlaps import find_overlaps
 from random_cases import random_case
 
 

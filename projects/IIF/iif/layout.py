@@ -27,12 +27,18 @@ MATCHES = "eval_matches.npz"
 COMPARISON = "comparison"
 COMPARISON_CATEGORIES = "comparison_categories.csv"
 
-# Of an analysis of false positives.
+# Of an analysis of false positives; its tables are false_positives.txt, .md, .json and .csv.
+FALSE_POSITIVES = "false_positives"
 VISUALIZER = "visualizer"
 
 # Of "iif tune".
 TUNING_JSON = "tuning.json"
 TUNING_PLOT = "tuning.png"
+
+
+def checkpoint(iteration: int) -> str:
+    """Return the name of the checkpoint after an iteration, counted from 0, as Detectron2's."""
+    return f"model_{iteration:07d}.pth"
 
 
 def outcomes(iou_type: str) -> str:

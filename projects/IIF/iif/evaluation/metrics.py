@@ -21,6 +21,8 @@ METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"),
     *(f"AR{area}@{MAX_DETECTIONS}" for area in ("", "s", "m", "l")),
 )
+# AP-fixed over all categories and over each group; iif.evaluation.evaluate computes it.
+FIXED_METRICS = ("AP-fixed", "APr-fixed", "APc-fixed", "APf-fixed")
 
 
 def compute_metrics(
@@ -29,7 +31,7 @@ def compute_metrics(
     """Compute LVIS's metrics.
 
     AP is the mean precision over 101 recall thresholds, 10 IoU thresholds and the categories that
-    have ground truth (to be found in the area range); AR the mean of the highest recalls.
+    have ground truth in the area range; AR is the mean of the highest recalls.
 
     Returns:
         The metrics by name, in percent, None where no category defines one; and "AP", "AP50",
@@ -57,8 +59,8 @@ def average_precision(
 
     Args:
         matches: the matches.
-        image_weights: (I,) whole numbers; the result is that of a set in which image i stands
-            ``image_weights[i]`` times. By default each stands once.
+        image_weights: (I,) integers: evaluate as if image i occurred ``image_weights[i]`` times.
+            By default each occurs once.
     """
     precision, _ = precision_and_recall(matches, image_weights, num_areas=1)
     return precision[0].mean(axis=0)
@@ -187,7 +189,7 @@ def _mean_precision(
             start > first and score[start - 1] == score[start] and image[start - 1] == image[start]
         ):
             start -= 1
-        # An image that stands n times has its detections of equal score n times in turn.
+        # The detections of equal score of an image that occurs n times repeat n times in turn.
         weight = weights[image[start]]
         turns, step = (weight, 1) if stop - start > 1 else (min(weight, 1), weight)
         for _ in range(turns):

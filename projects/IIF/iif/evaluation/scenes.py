@@ -1,4 +1,4 @@
-"""What pictures show of an analysis of false positives: which images, and which of their boxes."""
+"""Scenes for pictures of an analysis of false positives: which images, and which detections."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
 from iif.errors import InputError
-from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis, Run, all_runs
+from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
 from iif.evaluation.matching import ErrorType, Matches, Outcome
+from iif.evaluation.operating_points import all_runs_reach
+from iif.evaluation.runs import Run
 
-# What a picture can show of a detection; capped and degenerate ones are never shown.
+# Kinds of a detection in a picture; capped and degenerate ones are never shown.
 KINDS = ("TP", *ERROR_TYPES, "Ignored", "Unverifiable")
-# Row of a detection whose kind is not among KINDS.
+# Kind of a detection that is never shown.
 _NOT_SHOWN = 255
 
 
@@ -44,11 +46,11 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """An image with its ground truth and what each run shows there at the matched recall.
+    """An image with its ground truth and each run's detections at the matched recall.
 
     Attributes:
         image: row; image_id, file_name, height, width of the image.
-        false_positives: (runs,) number counted in this image when it was chosen.
+        false_positives: (runs,) the counts in this image by which it was chosen.
         ground_truth: all annotations.
         detections: (runs,) those at or above their category's threshold, best score first.
     """
@@ -68,21 +70,6 @@ class Scene:
         first, *later = self.false_positives
         return later[-1] - first if later else first
 
-    @property
-    def reason(self) -> str:
-        """What is to be seen ("3 false positives removed")."""
-        first, *later = self.false_positives
-        count = _number_of(abs(self.change))
-        if not later:
-            return count
-        if self.change == 0:
-            return f"{_number_of(first)} in both"
-        return f"{count} {'added' if self.change > 0 else 'removed'}"
-
-
-def _number_of(false_positives: int) -> str:
-    return f"{false_positives} false positive{'' if false_positives == 1 else 's'}"
-
 
 def choose_scenes(
     analysis: FalsePositiveAnalysis,
@@ -96,15 +83,15 @@ def choose_scenes(
 ) -> list[Scene]:
     """Return the images with most false positives removed by the last run, and most added.
 
-    With one run, the images with most false positives. Everything is at the matched recall. The
-    filters decide what is counted, and ``categories`` what is shown too.
+    Of a single run: the images with most false positives. Everything is at the matched recall. The
+    filters limit what is counted; ``categories`` limits what is shown, too.
 
     Args:
         analysis, gt, runs: as given to and returned by `analyse`; ``gt`` with masks for segm.
         num_images: of each of the two kinds at most; an image without a change is never chosen.
         categories: rows; default all.
         error_types: of ERROR_TYPES; default all.
-        image_ids: show these images, whatever they hold.
+        image_ids: return exactly these images.
 
     Raises:
         InputError: an image id is not in the ground truth, or no run can show any of the
@@ -135,10 +122,10 @@ def choose_scenes(
 
 
 def shown(analysis: FalsePositiveAnalysis, runs: Sequence[Run]) -> list[NDArray[np.int64]]:
-    """Return of each run the rows of the detections at the matched recall, best score first.
+    """Return the rows of each run's detections at the matched recall, best score first.
 
-    These score at or above their category's threshold, in categories that every run brings to the
-    recall; unverifiable and ignored ones are among them.
+    Their scores are at or above their category's threshold, and every run brings their category to
+    the recall. Unverifiable and ignored detections are among them.
     """
     rows = []
     for run, part in zip(runs, analysis.runs, strict=True):
@@ -152,7 +139,7 @@ def shown(analysis: FalsePositiveAnalysis, runs: Sequence[Run]) -> list[NDArray[
 
 
 def kinds(matches: Matches, rows: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.uint8]:
-    """Return what each detection in ``rows`` is: an index into KINDS; 255 if never shown."""
+    """Return the kind of each detection in ``rows``: an index into KINDS, 255 if never shown."""
     table = np.full((len(Outcome), len(ErrorType)), _NOT_SHOWN, np.uint8)
     table[Outcome.TP] = KINDS.index("TP")
     table[Outcome.IGNORED] = KINDS.index("Ignored")
@@ -200,8 +187,8 @@ def _refuse_unmatched(analysis: FalsePositiveAnalysis, chosen: NDArray[np.bool_]
         f"{run.name} {np.nanmax(run.max_recall[chosen], initial=0.0):.2f}" for run in analysis.runs
     ]
     raise InputError(
-        f"there is no chosen category in which {all_runs(analysis.names)} recall "
-        f"{analysis.recall:g} (highest: {', '.join(best)}); choose others or a lower --recall"
+        f"there is no chosen category in which {all_runs_reach(analysis.names)} recall "
+        f"{analysis.recall:g} (highest: {', '.join(best)}); choose others, or a lower recall"
     )
 
 

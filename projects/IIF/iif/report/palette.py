@@ -1,14 +1,15 @@
-"""Colours that every picture, plot and page shares: safe for the colour-blind, each with a label.
+"""Colours that every picture, plot and page shares, safe for the colour-blind.
 
 The hues are those of Okabe and Ito (2008, https://jfly.uni-koeln.de/color/). A colour never stands
-alone: labels name the outcome, and what is not a false positive by right is dashed.
+alone: a label of `iif.report.labels` names what it marks, and ignored and unverifiable detections
+are dashed, too.
 """
 
 from __future__ import annotations
 
-GROUND_TRUTH = "Ground truth"
+from iif.report.labels import GROUND_TRUTH
 
-# Outcome of a detection, as in iif.evaluation.scenes.KINDS -> colour.
+# Kind of a detection, as in iif.evaluation.scenes.KINDS -> colour.
 OUTCOME_COLORS = {
     GROUND_TRUTH: "#0072B2",
     "TP": "#009E73",
@@ -21,23 +22,10 @@ OUTCOME_COLORS = {
     "Unverifiable": "#8C8C8C",
 }
 
-OUTCOME_LABELS = {
-    GROUND_TRUTH: "ground truth",
-    "TP": "true positive",
-    "Loc": "Loc: right category, IoU 0.1 to 0.5",
-    "Cls": "Cls: object of another category",
-    "Dupe": "Dupe: object already found",
-    "Bkg": "Bkg: no object there",
-    "Both": "Both: another category, badly placed",
-    "Ignored": "ignored: category not exhaustively annotated here",
-    "Unverifiable": "unverifiable: category not annotated here",
-}
-
-# Neither right nor wrong by the annotation: drawn dashed.
+# Kinds that the annotation shows to be neither true nor false positives: drawn dashed.
 DASHED = frozenset({"Ignored", "Unverifiable"})
 
 GROUP_COLORS = {"r": "#D55E00", "c": "#0072B2", "f": "#009E73"}
-GROUP_LABELS = {"all": "all", "r": "rare", "c": "common", "f": "frequent"}
 
 # Runs in order, the baseline first.
 RUN_COLORS = ("#8C8C8C", "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")

@@ -1,4 +1,4 @@
-"""The page's first words: what changed, by how much, and whether that may be chance."""
+"""The verdict at the top of a page: how the runs differ, and whether that may be chance."""
 
 from __future__ import annotations
 
@@ -7,26 +7,8 @@ from collections.abc import Sequence
 
 from iif.evaluation.compare import Comparison, Interval, MetricRow
 from iif.evaluation.false_positives import FalsePositiveAnalysis, GroupRow
-
-IOU_NAMES = {"segm": "mask", "bbox": "box"}
-
-
-def fixed(value: float | None, decimals: int = 1) -> str:
-    """Return a number for the page; "-" when it is undefined (None or NaN)."""
-    if value is None or math.isnan(value):
-        return "-"
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def signed(value: float | None, decimals: int = 1) -> str:
-    """Return a difference for the page: as `fixed`, with a plus sign when it is positive."""
-    text = fixed(value, decimals)
-    return f"+{text}" if value is not None and round(value, decimals) > 0 else text
-
-
-def bounds(interval: Interval | None) -> str:
-    """Return "[low, high]" with signs; "" without an interval."""
-    return "" if interval is None else f"[{signed(interval.low)}, {signed(interval.high)}]"
+from iif.report.labels import IOU_NAMES
+from iif.report.tables import page_interval, page_number, page_signed
 
 
 def percent_change(before: float, after: float) -> float | None:
@@ -81,7 +63,7 @@ def _metrics(comparison: Comparison, run: int) -> str:
     if not rows:
         return f"has no {kind} AP that is defined"
     if run == 0:
-        reached = [f"{kind} {row.metric} {fixed(row.values[0])}" for row in rows]
+        reached = [f"{kind} {row.metric} {page_number(row.values[0])}" for row in rows]
         return f"reaches {' and '.join(reached)}"
     parts = [_metric_change(row, run, kind) for row in rows]
     return f"changes {' and '.join(parts)} against {comparison.runs[0].name}"
@@ -91,12 +73,12 @@ def _metric_change(row: MetricRow, run: int, kind: str) -> str:
     difference = row.differences[run - 1]
     interval = row.difference_intervals[run - 1]
     if difference is None:
-        return f"{kind} {row.metric} from undefined to {fixed(row.values[run])}"
-    text = f"{kind} {row.metric} by {signed(difference)}"
+        return f"{kind} {row.metric} from undefined to {page_number(row.values[run])}"
+    text = f"{kind} {row.metric} by {page_signed(difference)}"
     if interval is None:
         return text
     noise = "" if is_difference(interval) else " (no difference shown)"
-    return f"{text} {bounds(interval)}{noise}"
+    return f"{text} {page_interval(interval)}{noise}"
 
 
 def _false_positives(analysis: FalsePositiveAnalysis, run: int, *, who: str) -> str:
@@ -108,8 +90,8 @@ def _false_positives(analysis: FalsePositiveAnalysis, run: int, *, who: str) -> 
     where = f"{100 * analysis.recall:g}%, {row.matched:,} of {row.categories:,} categories"
     if not several:
         return (
-            f"at a recall of {where}, {who} makes {fixed(row.per_1000[0])} false positives per "
-            "1,000 verified images"
+            f"at a recall of {where}, {who} makes {page_number(row.per_1000[0])} false positives "
+            "per 1,000 verified images"
         )
     than = f" than {analysis.runs[0].name}" if who != "it" else ""
     return f"at matched recall ({where}) {who} makes {_count_change(row, run, than)}"

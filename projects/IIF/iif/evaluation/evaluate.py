@@ -1,0 +1,262 @@
+"""Evaluation of a result file: from annotations and detections to metrics and their files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from iif import layout
+from iif.data.annotations import Annotations, load_annotations
+from iif.data.results import IOU_TYPES, Detections, IouType, available_iou_types, load_results
+from iif.errors import InputError
+from iif.evaluation.matches_file import save_matches
+from iif.evaluation.matching import IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
+from iif.evaluation.metrics import (
+    FIXED_METRICS,
+    average_precision,
+    compute_metrics,
+    mean_by_group,
+)
+from iif.evaluation.outcomes_file import write_outcomes
+from iif.evaluation.overlaps import Overlaps, find_overlaps
+from iif.evaluation.summary_file import (
+    SUMMARY_FORMAT,
+    TEST_SETTINGS,
+    Category,
+    Dataset,
+    Evaluation,
+    Metrics,
+    Results,
+    Summary,
+    write_summary,
+)
+from iif.files import versions
+from iif.statistics import ClassStatistics
+
+# AP-fixed of Dave et al. (arXiv 2102.01066): the cap on a category's detections over the whole set.
+FIXED_DETECTIONS = 10_000
+
+
+def evaluate_files(
+    gt_path: str | os.PathLike[str],
+    results_path: str | os.PathLike[str],
+    *,
+    iou_types: Sequence[IouType] | None = None,
+    output_dir: str | os.PathLike[str],
+    outcomes: bool = False,
+    exhaustive: bool = False,
+    statistics: ClassStatistics | None = None,
+    dataset_name: str | None = None,
+    test_settings: Mapping[str, float | None] | None = None,
+    method: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    ap_fixed: bool = True,
+) -> dict[str, Any]:
+    """Evaluate a result file; write the summary, the matches and, on request, every outcome.
+
+    The files in ``output_dir`` are ``eval_summary.json``, ``eval_matches.npz`` (for bootstraps and
+    curves) and, with ``outcomes``, ``outcomes_bbox.csv`` and ``outcomes_segm.csv``. They are
+    written when everything is computed, each whole or not at all. Outcomes of an earlier
+    evaluation in the same folder are removed.
+
+    Args:
+        gt_path: the annotation file, LVIS-format unless ``exhaustive``.
+        results_path: the result file (LVIS's submission format).
+        iou_types: "bbox", "segm" or both; by default those that the result file's first row has.
+        output_dir: the folder to write to.
+        outcomes: write the outcome and error type of each detection.
+        exhaustive: every category is verified in every image, as in COCO.
+        statistics: the training set's counts, from which the groups are made where the annotation
+            file has none (COCO-format).
+        dataset_name: as recorded; by default the annotation file's name.
+        test_settings: the model's score_threshold, nms_threshold and detections_per_image, as far
+            as they are known.
+        method: the long-tail method as it ran, recorded as it is: name, options,
+            acts_in_training, and sha256 of its buffers.
+        config: the model's configuration, recorded as it is.
+        ap_fixed: compute AP-fixed, too.
+
+    Returns:
+        The content of ``eval_summary.json``.
+
+    Raises:
+        InputError: a file has a fault, and nothing is written.
+    """
+    if Path(output_dir).exists() and not Path(output_dir).is_dir():
+        raise InputError(f"{output_dir}: is a file; give a folder to write to")
+    chosen = _choose_iou_types(results_path, iou_types)
+    gt = load_annotations(
+        gt_path, exhaustive=exhaustive, masks="segm" in chosen, statistics=statistics
+    )
+    detections = load_results(results_path, gt, iou_type=chosen[-1])
+    if "bbox" in chosen and detections.bbox is None:
+        # Reading the boxes alone refuses the first row that has none, by its number.
+        load_results(results_path, gt, iou_type="bbox")
+    return evaluate(
+        gt,
+        detections,
+        chosen,
+        output_dir=output_dir,
+        outcomes=outcomes,
+        dataset_name=dataset_name,
+        test_settings=test_settings,
+        method=method,
+        config=config,
+        ap_fixed=ap_fixed,
+    )
+
+
+def evaluate(
+    gt: Annotations,
+    detections: Detections,
+    iou_types: Sequence[IouType],
+    *,
+    output_dir: str | os.PathLike[str],
+    outcomes: bool = False,
+    dataset_name: str | None = None,
+    test_settings: Mapping[str, float | None] | None = None,
+    method: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    ap_fixed: bool = True,
+) -> dict[str, Any]:
+    """Do what `evaluate_files` does, with annotations and detections that are loaded already.
+
+    Args:
+        gt: the annotations, with masks for "segm".
+        detections: of a result file, with boxes, masks or both as ``iou_types`` need.
+        iou_types: "bbox", "segm" or both, in this order.
+        output_dir, outcomes, dataset_name, test_settings, method, config, ap_fixed: as for
+            `evaluate_files`.
+    """
+    matches: dict[IouType, Matches] = {}
+    metrics: dict[IouType, dict[str, float | None]] = {}
+    per_category: dict[IouType, dict[str, NDArray[np.float64]]] = {}
+    steps = tqdm(
+        total=3 * len(iou_types),
+        desc="evaluating",
+        unit="step",
+        leave=False,
+        disable=None,
+    )
+    with steps:
+        for iou_type in iou_types:
+            overlaps = find_overlaps(gt, detections, iou_type)
+            steps.update()
+            matches[iou_type] = match(
+                gt, detections, iou_type, classify_errors=outcomes, overlaps=overlaps
+            )
+            metrics[iou_type], per_category[iou_type] = compute_metrics(matches[iou_type], gt)
+            steps.update()
+            if ap_fixed:
+                ap = _fixed_ap(gt, detections, iou_type, overlaps)
+                per_category[iou_type]["AP-fixed"] = ap
+                values = mean_by_group(ap, gt.groups)
+                metrics[iou_type] |= dict(zip(FIXED_METRICS, values, strict=True))
+            steps.update()
+    summary = Summary(
+        format=SUMMARY_FORMAT,
+        versions=versions(),
+        dataset=Dataset(
+            name=dataset_name or Path(gt.path).stem,
+            path=gt.path,
+            sha256=gt.sha256,
+            num_images=len(gt.image_ids),
+            num_annotations=len(gt.ann_ids),
+            num_categories=len(gt.category_ids),
+            exhaustive=gt.exhaustive,
+        ),
+        results=Results(detections.path, detections.sha256, len(detections)),
+        test_settings={key: (test_settings or {}).get(key) for key in TEST_SETTINGS},
+        evaluation=Evaluation(MAX_DETECTIONS, IOU_THRESHOLDS.round(2).tolist()),
+        method=None if method is None else dict(method),
+        config=None if config is None else dict(config),
+        metrics={str(iou_type): values for iou_type, values in metrics.items()},
+        per_category=_per_category(gt, matches[iou_types[0]], per_category),
+    )
+    folder = Path(output_dir)
+    for iou_type in IOU_TYPES:
+        path = folder / layout.outcomes(iou_type)
+        if outcomes and iou_type in matches:
+            write_outcomes(path, gt, detections, matches[iou_type])
+        else:
+            path.unlink(missing_ok=True)
+    save_matches(folder / layout.MATCHES, matches)
+    return write_summary(folder / layout.SUMMARY, summary)
+
+
+def _fixed_ap(
+    gt: Annotations, detections: Detections, iou_type: IouType, overlaps: Overlaps
+) -> NDArray[np.float64]:
+    """Return the (K,) AP-fixed in percent."""
+    matches = match(
+        gt,
+        detections,
+        iou_type,
+        max_dets=None,
+        max_dets_per_category=FIXED_DETECTIONS,
+        classify_errors=False,
+        overlaps=overlaps,
+    )
+    return average_precision(matches)
+
+
+def _choose_iou_types(
+    results_path: str | os.PathLike[str], wanted: Sequence[IouType] | None
+) -> list[IouType]:
+    """Return the IoU types in the order of IOU_TYPES, checked against the first result."""
+    available = available_iou_types(results_path)
+    if wanted is None:
+        if not available:
+            raise InputError(
+                f"{results_path}: row 0 has neither bbox nor segmentation; give one of them"
+            )
+        return list(available)
+    unknown = [t for t in wanted if t not in IOU_TYPES]
+    if unknown or not wanted:
+        raise InputError(f"iou_types is {list(wanted)}; it must be of {', '.join(IOU_TYPES)}")
+    for iou_type in wanted:
+        if iou_type not in available:
+            key, remedy = (
+                ("segmentation", "boxes alone cannot be evaluated as masks: choose bbox")
+                if iou_type == "segm"
+                else ("bbox", "choose segm")
+            )
+            raise InputError(
+                f"{results_path}: row 0: {key} is missing; {remedy} as the IoU type, or make the "
+                "results again"
+            )
+    return [t for t in IOU_TYPES if t in wanted]
+
+
+def _per_category(
+    gt: Annotations,
+    matches: Matches,
+    per_category: Mapping[IouType, Mapping[str, NDArray[np.float64]]],
+) -> list[Category]:
+    def metrics(iou_type: IouType, k: int) -> Metrics | msgspec.UnsetType:
+        if iou_type not in per_category:
+            return msgspec.UNSET
+        return {
+            metric: None if np.isnan(values[k]) else float(values[k])
+            for metric, values in per_category[iou_type].items()
+        }
+
+    return [
+        Category(
+            id=int(gt.category_ids[k]),
+            name=gt.category_names[k],
+            group=str(gt.groups[k]),
+            image_count=int(gt.image_count[k]) if gt.image_count[k] >= 0 else None,
+            num_gt=int(matches.num_gt[0, k]),
+            bbox=metrics("bbox", k),
+            segm=metrics("segm", k),
+        )
+        for k in range(len(gt.category_ids))
+    ]

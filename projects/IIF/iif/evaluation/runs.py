@@ -1,0 +1,59 @@
+"""Result files of several runs, matched with the same ground truth."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from iif.data.annotations import Annotations
+from iif.data.results import Detections, IouType, available_iou_types, load_results
+from iif.evaluation.matching import Matches, match
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's detections and their matches: the input of an analysis of false positives.
+
+    Attributes:
+        name: the run's name.
+        detections: of its result file.
+        matches: of these detections, with error types.
+    """
+
+    name: str
+    detections: Detections
+    matches: Matches
+
+
+def load_runs(
+    gt: Annotations,
+    results: Mapping[str, str | os.PathLike[str]],
+    *,
+    iou_type: IouType | None = None,
+) -> list[Run]:
+    """Read and match result files, the baseline's first.
+
+    Args:
+        gt: the annotations, with masks for "segm".
+        results: name of each run -> its result file.
+        iou_type: default "segm" where every file has masks, else "bbox".
+
+    Raises:
+        InputError: a result file is malformed or lacks what the IoU type needs.
+    """
+    iou_type = iou_type or common_iou_type(list(results.values()))
+    runs = []
+    for name, path in results.items():
+        detections = load_results(path, gt, iou_type=iou_type)
+        runs.append(Run(name, detections, match(gt, detections, iou_type)))
+    return runs
+
+
+def common_iou_type(results: Sequence[str | os.PathLike[str]]) -> IouType:
+    """Return "segm" where every result file has masks, else "bbox".
+
+    Raises:
+        InputError: a result file is malformed.
+    """
+    return "segm" if all("segm" in available_iou_types(path) for path in results) else "bbox"

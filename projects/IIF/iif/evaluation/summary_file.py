@@ -1,0 +1,132 @@
+"""``eval_summary.json``: its content, and the only functions that write and read it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from iif import layout
+from iif.errors import InputError
+from iif.files import read_json, write_json
+
+SUMMARY_FORMAT = "iif-eval-summary/1"
+TEST_SETTINGS = ("score_threshold", "nms_threshold", "detections_per_image")
+
+# Percent, by name ("AP", "APr", "AR@300", ...); None where undefined.
+Metrics = dict[str, float | None]
+
+
+class Dataset(msgspec.Struct, kw_only=True):
+    """The annotation file of an evaluation."""
+
+    name: str | None = None
+    path: str | None = None
+    sha256: str
+    num_images: int
+    num_annotations: int | None = None
+    num_categories: int
+    exhaustive: bool = False
+
+
+class Results(msgspec.Struct):
+    """The result file that was evaluated."""
+
+    path: str | None = None
+    sha256: str | None = None
+    num_detections: int | None = None
+
+
+class Evaluation(msgspec.Struct):
+    """The evaluator's own settings."""
+
+    max_dets: int | None
+    iou_thresholds: list[float]
+
+
+class Category(msgspec.Struct, kw_only=True):
+    """One category: its counts, and its metrics by IoU type where that was evaluated."""
+
+    id: int
+    name: str
+    group: str = msgspec.field(name="frequency")  # the key that LVIS uses
+    image_count: int | None = None
+    num_gt: int
+    bbox: Metrics | msgspec.UnsetType = msgspec.UNSET
+    segm: Metrics | msgspec.UnsetType = msgspec.UNSET
+
+    def ap(self, iou_type: str) -> float | None:
+        """Return AP in percent; None where it is undefined or was not evaluated."""
+        metrics = getattr(self, iou_type)
+        return None if metrics is msgspec.UNSET else metrics.get("AP")
+
+
+class Summary(msgspec.Struct, kw_only=True):
+    """The content of ``eval_summary.json``.
+
+    Attributes:
+        format: SUMMARY_FORMAT.
+        versions: of the software.
+        dataset, results: what was evaluated.
+        test_settings: the model's settings in TEST_SETTINGS; None where not known.
+        evaluation: the evaluator's settings.
+        method: the long-tail method as it ran: name, options, acts_in_training, sha256 of its
+            buffers; None where not known.
+        config: the model's configuration; None where not known.
+        metrics: by IoU type.
+        per_category: in ascending order of ids.
+    """
+
+    format: str
+    versions: dict[str, str] = msgspec.field(default_factory=dict)
+    dataset: Dataset
+    results: Results = msgspec.field(default_factory=Results)
+    test_settings: dict[str, float | None] = msgspec.field(default_factory=dict)
+    evaluation: Evaluation
+    method: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
+    metrics: dict[str, Metrics]
+    per_category: list[Category]
+
+
+def write_summary(path: str | os.PathLike[str], summary: Summary) -> dict[str, Any]:
+    """Write a summary, whole or not at all; return the file's content as plain values."""
+    content = msgspec.to_builtins(summary)
+    write_json(path, content)
+    return content
+
+
+def read_summary(path: str | os.PathLike[str]) -> Summary:
+    """Read a summary.
+
+    Raises:
+        InputError: the file is missing, malformed, or of another format.
+    """
+    summary = read_json(path, Summary, what="a summary written by iif evaluate")
+    if summary.format != SUMMARY_FORMAT:
+        raise InputError(
+            f"{path}: format is {summary.format!r}, expected {SUMMARY_FORMAT!r}; "
+            "evaluate the run again with this version"
+        )
+    return summary
+
+
+def find_summary(path: str | os.PathLike[str]) -> Path:
+    """Return the summary that ``path`` is, or that lies in it or in its ``inference`` folder.
+
+    Raises:
+        InputError: ``path`` is a folder without a summary.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    candidates = [path / layout.SUMMARY, path / layout.INFERENCE / layout.SUMMARY]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise InputError(
+        f"{path}: neither {layout.SUMMARY} nor {layout.INFERENCE}/{layout.SUMMARY} lies in this "
+        "folder; evaluate the run first"
+    )

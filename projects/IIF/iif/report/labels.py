@@ -1,0 +1,67 @@
+"""The label of each key that an evaluation uses; texts, charts, pictures and pages share them.
+
+Keys are those of `iif.evaluation`: IoU types, groups, metrics, outcomes (`Outcome`), and the kinds
+of a detection in a picture (`iif.evaluation.scenes.KINDS`).
+"""
+
+from __future__ import annotations
+
+IOU_NAMES = {"bbox": "box", "segm": "mask"}
+
+GROUP_LABELS = {"all": "all", "r": "rare", "c": "common", "f": "frequent"}
+
+METRIC_LABELS = {
+    "AP": "all categories, IoU 0.5 to 0.95",
+    "AP50": "IoU 0.5",
+    "AP75": "IoU 0.75",
+    "APs": "small objects",
+    "APm": "medium objects",
+    "APl": "large objects",
+    "APr": "rare categories",
+    "APc": "common categories",
+    "APf": "frequent categories",
+    "AR@300": "recall with 300 detections",
+    "AP-fixed": "10,000 detections a category, no cap an image",
+    "APr-fixed": "the same, rare categories",
+    "APc-fixed": "the same, common categories",
+    "APf-fixed": "the same, frequent categories",
+}
+
+# Outcomes of detections as rows of a text table, and of a table on a page.
+OUTCOME_WORDS = {
+    "CAPPED": "beyond the cap per image",
+    "DEGENERATE": "without area",
+    "UNVERIFIED": "unverifiable",
+    "IGNORED": "ignored",
+    "TP": "true positive",
+    "FP": "false positive",
+}
+OUTCOME_NAMES = {
+    "TP": "true positives",
+    "FP": "false positives",
+    "IGNORED": "ignored: category not exhaustively annotated there",
+    "UNVERIFIED": "unverifiable: category not annotated there",
+    "CAPPED": "beyond the 300 best of their image",
+    "DEGENERATE": "without area",
+}
+
+# What a picture shows: ground truth, and detections by kind.
+GROUND_TRUTH = "Ground truth"
+OUTCOME_LABELS = {
+    GROUND_TRUTH: "ground truth",
+    "TP": "true positive",
+    "Loc": "Loc: right category, IoU 0.1 to 0.5",
+    "Cls": "Cls: object of another category",
+    "Dupe": "Dupe: object already found",
+    "Bkg": "Bkg: no object there",
+    "Both": "Both: another category, badly placed",
+    "Ignored": "ignored: category not exhaustively annotated here",
+    "Unverifiable": "unverifiable: category not annotated here",
+}
+
+# How a false positive relates to the baseline's detections of the same place.
+CHANGE_LABELS = {
+    "removed": "removed: only the baseline makes it",
+    "added": "added: the baseline does not make it",
+    "kept": "kept: the baseline makes it too",
+}
