@@ -15,8 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
-from iif.data import results as results_module
-from iif.data import rle
+from iif.data import json_rows, rle
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import available_iou_types, load_results, write_results
 from iif.errors import InputError
@@ -79,8 +78,8 @@ def test_every_layout_in_blocks_of_any_size_reads_alike(
     path.write_text(text, encoding="utf-8")
     longest = max((len(json.dumps(row, indent=2).encode()) * 3 for row in rows), default=9)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results_module, "_BLOCK_BYTES", longest + data.draw(st.integers(0, 300)))
-        patch.setattr(results_module, "_TAIL_BYTES", 40)
+        patch.setattr(json_rows, "_BLOCK_BYTES", longest + data.draw(st.integers(0, 300)))
+        patch.setattr(json_rows, "_TAIL_BYTES", 40)
         assert_same(gt, path, rows, data.draw(st.sampled_from(["bbox", "segm"])))
 
 
@@ -196,7 +195,7 @@ def test_rows_are_counted_over_blocks(
     tmp_path: Path, case: tuple[Annotations, list[dict]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gt, results = case
-    monkeypatch.setattr(results_module, "_BLOCK_BYTES", 3000)
+    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", 3000)
     for bad, message in (({"image_id": 5000}, "image_id 5000"), ({"score": None}, "score")):
         path = tmp_path / "results.json"
         path.write_text(json.dumps(with_row(results * 40, 250, **bad)))
@@ -259,7 +258,7 @@ def test_malformed_json_is_refused_at_any_row(
     wrong: str,
 ) -> None:
     gt, results = case
-    monkeypatch.setattr(results_module, "_BLOCK_BYTES", 2000)
+    monkeypatch.setattr(json_rows, "_BLOCK_BYTES", 2000)
     texts = [json.dumps(row) for row in results]
     for row in range(1, len(texts)):
         if wrong == "comma at the end":

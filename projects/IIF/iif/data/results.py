@@ -5,29 +5,27 @@ A result file is a JSON list with one object for each detection::
     {"image_id": 1, "category_id": 3, "score": 0.9, "bbox": [x, y, width, height],
      "segmentation": {"size": [height, width], "counts": "..."}}
 
-A file of LVIS's size (19,809 images with 300 boxes each) has about 700 MB, and as Python objects
-would take several gigabytes; so it is read, decoded and turned into arrays block by block.
+A file of LVIS's size (19,809 images with 300 boxes each) has about 700 MB and would take several
+gigabytes as Python objects. Therefore it is read, decoded and turned into arrays block by block.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from iif.data.annotations import Annotations
+from iif.data.json_rows import JsonList
 from iif.data.rle import FAULTS, RLEs, from_runs
 from iif.errors import InputError
 from iif.files import Id, atomic_write
@@ -36,13 +34,10 @@ IouType = Literal["bbox", "segm"]
 IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
 
 _RESULTS = "a JSON list of detections (LVIS's submission format)"
-# A block holds many rows, and no row is longer than a block.
-_BLOCK_BYTES = 8 << 20
-_TAIL_BYTES = 1 << 16
-_JSON_SPACE = b" \t\r\n"
-_SPACE = re.compile(r"[ \t\r\n]*")
-_GAP = re.compile(rb"\}[ \t\r\n]*,[ \t\r\n]*(?=\{)")
-_JSON = json.JSONDecoder()
+_ROW = (
+    "an object with image_id and category_id (whole numbers), score (a number) and bbox "
+    "[x, y, width, height] or segmentation (an RLE)"
+)
 
 
 class _Rle(msgspec.Struct, gc=False):
@@ -104,8 +99,8 @@ def load_results(
     Args:
         path: the result file.
         gt: the annotations that it was made for.
-        iou_type: "bbox" leaves the masks aside; "segm" needs a mask in every row and keeps the
-            boxes, too, where all rows have one.
+        iou_type: "bbox" skips the masks; "segm" requires a mask in every row and also keeps the
+            boxes when every row has one.
 
     Raises:
         InputError: the file is missing, not JSON (cut off), not a list; a row lacks a key or has
@@ -114,9 +109,10 @@ def load_results(
     """
     source = os.fspath(path)
     digest = hashlib.sha256()
+    file = _json_list(source)
     parts = [
-        _Part.of(rows, first_row, source, gt, iou_type)
-        for first_row, rows in _decoded(source, _ROW_TYPES[iou_type], digest)
+        _Part.from_rows(rows, first_row, file, gt, iou_type)
+        for first_row, rows in file.blocks(_ROW_TYPES[iou_type], digest)
     ]
     masks = _join_masks(parts, gt) if iou_type == "segm" else None
     has_boxes = all(part.bbox is not None for part in parts)
@@ -133,12 +129,12 @@ def load_results(
 
 
 def available_iou_types(path: str | os.PathLike[str]) -> tuple[IouType, ...]:
-    """Return what the first row of a result file can be evaluated as; both for an empty list.
+    """Return the IoU types that the first row of a result file has; both for an empty list.
 
     Raises:
         InputError: as :func:`load_results`, for the file's first block.
     """
-    for _, rows in _decoded(os.fspath(path), _Keys, hashlib.sha256()):
+    for _, rows in _json_list(os.fspath(path)).blocks(_Keys):
         if rows:
             keys = {"bbox": rows[0].bbox, "segm": rows[0].segmentation}
             return tuple(t for t in IOU_TYPES if keys[t] is not None)
@@ -175,6 +171,12 @@ def _with_text_counts(result: dict[str, Any]) -> dict[str, Any]:
     return result | {"segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}}
 
 
+def _json_list(source: str) -> JsonList:
+    return JsonList(
+        source, what=_RESULTS, row=_ROW, if_empty="a model without any detection gives []"
+    )
+
+
 _ROW_TYPES: dict[IouType, type[_Row]] = {"bbox": _Row, "segm": _MaskRow}
 
 
@@ -191,14 +193,16 @@ class _Part:
     mask_area: NDArray[np.int64] | None = None
 
     @classmethod
-    def of(
-        cls, rows: list[Any], first_row: int, source: str, gt: Annotations, iou_type: IouType
+    def from_rows(
+        cls, rows: list[Any], first_row: int, file: JsonList, gt: Annotations, iou_type: IouType
     ) -> _Part:
+        """Check the decoded rows and turn them into arrays."""
+
         def refuse(wrong: NDArray[np.bool_], key: str, fault: str) -> None:
             if wrong.any():
                 row = int(np.argmax(wrong))
                 value = getattr(rows[row], key)
-                raise _row_error(source, first_row + row, key, fault.format(value))
+                raise file.row_error(first_row + row, key, fault.format(value))
 
         score = np.fromiter(map(attrgetter("score"), rows), np.float64, len(rows))
         refuse(~np.isfinite(score), "score", "is {}; it must be a finite number")
@@ -221,14 +225,14 @@ class _Part:
             refuse(
                 lacking,
                 "segmentation",
-                "is missing: boxes alone cannot be evaluated as masks; evaluate with "
-                "--iou-type bbox, or make the results again with masks",
+                "is missing: boxes alone cannot be evaluated as masks; give bbox as the IoU type, "
+                "or make the results again with masks",
             )
-            part._add_masks(rows, first_row, source, gt)
+            part._add_masks(rows, first_row, file, gt)
         return part
 
     def _add_masks(
-        self, rows: list[_MaskRow], first_row: int, source: str, gt: Annotations
+        self, rows: list[_MaskRow], first_row: int, file: JsonList, gt: Annotations
     ) -> None:
         expected = gt.image_sizes[self.image]
         texts = []
@@ -236,8 +240,7 @@ class _Part:
             assert row.segmentation is not None
             height, width = expected[i].tolist()
             if row.segmentation.size != (height, width):
-                raise _row_error(
-                    source,
+                raise file.row_error(
                     first_row + i,
                     "segmentation.size",
                     f"is {list(row.segmentation.size)} but image {row.image_id} is "
@@ -248,7 +251,7 @@ class _Part:
                 try:
                     texts.append(from_runs(counts, height, width))
                 except ValueError as error:
-                    raise _mask_error(source, first_row + i, str(error)) from None
+                    raise _mask_error(file, first_row + i, str(error)) from None
             else:
                 texts.append(counts.encode())
         self.lengths = np.fromiter(map(len, texts), np.int64, len(texts))
@@ -256,7 +259,7 @@ class _Part:
         self.mask_area = RLEs(expected, self.counts, np.cumsum(self.lengths)).areas()
         if (self.mask_area < 0).any():
             bad = int(np.argmax(self.mask_area < 0))
-            raise _mask_error(source, first_row + bad, FAULTS[int(self.mask_area[bad])])
+            raise _mask_error(file, first_row + bad, FAULTS[int(self.mask_area[bad])])
 
 
 def _boxes(rows: list[_Row]) -> NDArray[np.float64] | None:
@@ -268,7 +271,7 @@ def _boxes(rows: list[_Row]) -> NDArray[np.float64] | None:
 
 
 def _join(parts: list[_Part], key: str, empty: NDArray[Any]) -> NDArray[Any]:
-    """Concatenate one column and let go of its parts, so that two columns never exist twice."""
+    """Concatenate one column and free its parts, so that only one column exists twice at a time."""
     joined = np.concatenate([empty] + [getattr(part, key) for part in parts])
     for part in parts:
         setattr(part, key, None)
@@ -281,172 +284,7 @@ def _join_masks(parts: list[_Part], gt: Annotations) -> RLEs:
     return RLEs(sizes, _join(parts, "counts", np.zeros(0, np.uint8)), ends)
 
 
-class _Hash(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-
-
-def _decoded(source: str, row_type: type[Any], digest: _Hash) -> Iterator[tuple[int, list[Any]]]:
-    """Yield the rows block by block, each block with the number of its first row."""
-    decoder = msgspec.json.Decoder(list[row_type])  # type: ignore[valid-type]
-    first_row = 0
-    rest = b""
-    for block, last in _blocks(source, digest):
-        rest += block
-        text = _without_comma(rest, source, first_row) if first_row else rest
-        cut = len(text) if last else _last_gap(text)
-        try:
-            if not cut and len(text) > _BLOCK_BYTES:
-                rows, cut = _decode_leniently(text, row_type, source, first_row, last)
-            else:
-                rows = decoder.decode(b"[" + text[:cut] + b"]")
-        except msgspec.ValidationError as error:
-            raise _validation_error(source, first_row, error) from None
-        except msgspec.DecodeError:
-            rows, cut = _decode_leniently(text, row_type, source, first_row, last)
-        if rows:
-            yield first_row, rows
-            first_row += len(rows)
-            rest = text[cut:]
-
-
-def _without_comma(text: bytes, source: str, row: int) -> bytes:
-    """Return the text behind the comma that separates it from the row before."""
-    text = text.lstrip(_JSON_SPACE)
-    if text[:1] not in (b",", b""):
-        raise _malformed_error(source, row, "expected ',' before it")
-    return text[1:]
-
-
-def _blocks(source: str, digest: _Hash) -> Iterator[tuple[bytes, bool]]:
-    """Yield the inside of the file's list in blocks, and with each whether it is the last."""
-    try:
-        f = open(source, "rb")  # noqa: SIM115 - closed by the with statement below
-    except FileNotFoundError:
-        raise InputError(f"{source}: no such file; expected {_RESULTS}") from None
-    except IsADirectoryError:
-        raise InputError(f"{source}: is a folder; expected {_RESULTS}") from None
-    size = os.fstat(f.fileno()).st_size
-    bar = tqdm(
-        desc=f"reading {os.path.basename(source)}",
-        total=size,
-        unit="B",
-        unit_scale=True,
-        delay=1,
-        disable=None,
+def _mask_error(file: JsonList, row: int, fault: str) -> InputError:
+    return file.row_error(
+        row, "segmentation", f"{fault}; make the RLE again (pycocotools.mask.encode)"
     )
-    with f, bar:
-        # Both ends before the rest: a file that was cut off is refused at once, however large.
-        f.seek(max(0, size - _TAIL_BYTES))
-        tail = f.read().rstrip(_JSON_SPACE)
-        f.seek(0)
-        block = f.read(_BLOCK_BYTES)
-        head = block.lstrip(_JSON_SPACE)
-        if not head:
-            raise InputError(f"{source}: is empty; a model without any detection gives []")
-        if not head.startswith(b"["):
-            raise InputError(
-                f"{source}: begins with {head[:1].decode(errors='replace')!r}; expected {_RESULTS}"
-            )
-        if not tail.endswith(b"]"):
-            raise InputError(
-                f"{source}: does not end with the list's closing ']': the file is cut off; copy or "
-                "make it again"
-            )
-        inside = head[1:]
-        while block:
-            digest.update(block)
-            bar.update(len(block))
-            block = f.read(_BLOCK_BYTES)
-            if block.strip(_JSON_SPACE):
-                yield inside, False
-                inside = block
-        yield inside.rstrip(_JSON_SPACE)[:-1], True
-
-
-def _last_gap(text: bytes) -> int:
-    """Return where the last of the gaps "}, {" between objects begins its comma; 0 for none.
-
-    A gap may lie within a row, in a list of objects or a string; the text before it is no JSON
-    then, as a bracket or a quote stays open.
-    """
-    for start in (max(0, len(text) - _TAIL_BYTES), 0):
-        gaps = list(_GAP.finditer(text, start))
-        if gaps:
-            return gaps[-1].start() + 1
-    return 0
-
-
-def _decode_leniently(
-    text: bytes, row_type: type[Any], source: str, first_row: int, last: bool
-) -> tuple[list[Any], int]:
-    """Decode row by row what msgspec refuses: NaN and Infinity, which Python's json writes.
-
-    A box that is not finite is no error (the detection is degenerate); a score is, further on.
-
-    Args:
-        text: rows with commas between; when not ``last`` the end of one may be missing.
-        row_type: what each row must be.
-        source, first_row: for messages.
-        last: whether ``text`` reaches the list's end.
-
-    Returns:
-        The rows and how many bytes they take.
-
-    Raises:
-        InputError: names the row that is not JSON.
-    """
-    # One character for each byte, so that positions agree; no value that is read has others.
-    string = text.decode("latin-1")
-    rows: list[Any] = []
-    at = used = 0
-    while True:
-        try:
-            value, at = _JSON.raw_decode(string, _SPACE.match(string, at).end())  # type: ignore[union-attr]
-        except json.JSONDecodeError as error:
-            if not last and used + _BLOCK_BYTES > len(text):
-                return rows, used
-            raise _malformed_error(source, first_row + len(rows), error.msg) from None
-        try:
-            rows.append(msgspec.convert(value, row_type))
-        except msgspec.ValidationError as error:
-            raise _validation_error(source, first_row + len(rows), error) from None
-        used = at
-        at = _SPACE.match(string, at).end()  # type: ignore[union-attr]
-        if at == len(string):
-            return rows, used
-        if string[at] != ",":
-            raise _malformed_error(source, first_row + len(rows), "expected ',' before it")
-        at += 1
-
-
-def _validation_error(source: str, first_row: int, error: msgspec.ValidationError) -> InputError:
-    """Turn msgspec's "Expected `int`, got `str` - at `$[3].image_id`" into our words."""
-    fault, _, place = str(error).partition(" - at `$")
-    match = re.match(r"(?:\[(\d+)\])?\.?(.*?)`?$", place)
-    row = first_row + int(match[1] or 0) if match else first_row
-    key = match[2] if match else ""
-    missing = re.match(r"Object missing required field `(.*)`", fault)
-    if missing:
-        key = f"{key}.{missing[1]}" if key else missing[1]
-        fault = "is missing"
-    return _row_error(
-        source,
-        row,
-        key or "the row",
-        f"{fault[0].lower()}{fault[1:]}; a row is an object with image_id and category_id (whole "
-        "numbers), score (a number) and bbox [x, y, width, height] or segmentation (an RLE)",
-    )
-
-
-def _malformed_error(source: str, row: int, fault: str) -> InputError:
-    return InputError(f"{source}: row {row}: not valid JSON ({fault}); make the results again")
-
-
-def _mask_error(source: str, row: int, fault: str) -> InputError:
-    return _row_error(
-        source, row, "segmentation", f"{fault}; make the RLE again (pycocotools.mask.encode)"
-    )
-
-
-def _row_error(source: str, row: int, key: str, fault: str) -> InputError:
-    return InputError(f"{source}: row {row}: {key} {fault}")
