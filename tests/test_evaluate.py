@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -254,14 +255,14 @@ def test_coco_format_is_evaluated_with_the_training_counts(
     gt.write_text(json.dumps(content))
     out = tmp_path / "out"
     command = ["evaluate", "--gt", str(gt), "--results", str(results), "--output", str(out)]
-    assert main(command) == 2
-    assert "--exhaustive" in capsys.readouterr().err
-    assert main([*command, "--exhaustive"]) == 2
-    assert "--train-json" in capsys.readouterr().err
-    assert not out.exists()
-    assert main([*command, "--exhaustive", "--train-json", str(gt)]) == 0
-    summary = json.loads((out / "eval_summary.json").read_text())
-    assert summary["dataset"]["exhaustive"]
+    for exhaustive in ([], ["--exhaustive"]):  # without the flag, the content of the file decides
+        assert main([*command, *exhaustive]) == 2
+        assert "--train-json" in capsys.readouterr().err
+        assert not out.exists()
+        assert main([*command, *exhaustive, "--train-json", str(gt)]) == 0
+        summary = json.loads((out / "eval_summary.json").read_text())
+        assert summary["dataset"]["exhaustive"]
+        shutil.rmtree(out)
     shown = {(a["category_id"], a["image_id"]) for a in content["annotations"]}
     for category in summary["per_category"]:
         assert category["image_count"] == sum(c == category["id"] for c, _ in shown)
@@ -332,9 +333,30 @@ def test_an_undefined_metric_is_a_dash(files: tuple[Path, Path], tmp_path: Path)
     assert line.split() == ["APr", "-", "-"]
 
 
-def test_the_evaluation_imports_no_torch_and_no_detector() -> None:
+def test_lvis_s_format_can_be_insisted_on(files: tuple[Path, Path], tmp_path: Path) -> None:
+    gt, results = files
+    content = json.loads(gt.read_text())
+    for image in content["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    gt.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="has no neg_category_ids"):
+        evaluate_files(gt, results, output_dir=tmp_path / "out", exhaustive=False)
+
+
+def test_the_method_is_recorded(files: tuple[Path, Path], tmp_path: Path) -> None:
+    method = {"name": "a", "options": {"b": 1.5}, "acts_in_training": True, "sha256": "0" * 64}
+    summary = evaluate_files(*files, output_dir=tmp_path / "out", method=method)
+    assert summary["method"] == method
+    assert json.loads((tmp_path / "out" / "eval_summary.json").read_text()) == summary
+    assert evaluate_files(*files, output_dir=tmp_path / "out")["method"] is None
+
+
+@pytest.mark.parametrize("package", ["iif.evaluation", "iif.report"])
+def test_evaluation_and_report_import_no_torch_and_no_detector(package: str) -> None:
     code = (
-        "import sys, iif.evaluation.summary\n"
+        f"import sys, pkgutil, importlib, {package} as package\n"
+        "for module in pkgutil.iter_modules(package.__path__):\n"
+        "    importlib.import_module(f'{package.__name__}.{module.name}')\n"
         "print(*[m for m in ('torch', 'detectron2', 'torchvision', 'lvis') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

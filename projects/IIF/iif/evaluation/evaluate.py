@@ -51,7 +51,7 @@ def evaluate_files(
     iou_types: Sequence[IouType] | None = None,
     output_dir: str | os.PathLike[str],
     outcomes: bool = False,
-    exhaustive: bool = False,
+    exhaustive: bool | None = None,
     statistics: ClassStatistics | None = None,
     dataset_name: str | None = None,
     test_settings: Mapping[str, float | None] | None = None,
@@ -67,12 +67,13 @@ def evaluate_files(
     evaluation in the same folder are removed.
 
     Args:
-        gt_path: the annotation file, LVIS-format unless ``exhaustive``.
+        gt_path: the annotation file, LVIS- or COCO-format.
         results_path: the result file (LVIS's submission format).
         iou_types: "bbox", "segm" or both; by default those that the result file's first row has.
         output_dir: the folder to write to.
         outcomes: write the outcome and error type of each detection.
-        exhaustive: every category is verified in every image, as in COCO.
+        exhaustive: whether every category is verified in every image, as in COCO; False insists
+            on LVIS's format. By default the file's content decides.
         statistics: the training set's counts, from which the groups are made where the annotation
             file has none (COCO-format).
         dataset_name: as recorded; by default the annotation file's name.
