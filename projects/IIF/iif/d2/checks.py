@@ -135,5 +135,11 @@ def _check_evaluation(
     gt = load_annotations(path, statistics=statistics)
     if baseline is not None:
         summary = baseline_summary(baseline, cfg, name)
-        found, planned = Conditions.of_summary(summary), Conditions.planned(gt, test_settings(cfg))
-        refuse_differences((f"--baseline {summary}", found), ("this run", planned))
+        planned = Conditions.planned(
+            gt,
+            test_settings(cfg),
+            iou_types=("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
+        )
+        refuse_differences(
+            (f"--baseline {summary}", Conditions.of_summary(summary)), ("this run", planned)
+        )

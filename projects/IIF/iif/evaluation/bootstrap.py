@@ -1,7 +1,7 @@
-"""Paired bootstrap over images: what of a difference in AP could be the luck of the sample.
+"""Paired bootstrap over images: how much of a difference in AP may be sampling noise.
 
 A replicate draws as many images as the data set has, with replacement, and evaluates every run on
-that same draw. It is never built: image i simply counts w_i times in the sums behind AP.
+that same draw. The drawn set is never built: image i counts w_i times in the sums behind AP.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from iif.evaluation.matching import Matches
+from iif.evaluation.matching import TRUE_POSITIVE, Matches
 from iif.evaluation.metrics import RECALL_THRESHOLDS
 
 # Columns of the replicates: mean AP over all categories and over each frequency group.
@@ -59,7 +59,7 @@ def paired_bootstrap(
                     out[run, replicate, column] = ap[counted].mean()
 
     # The kernel releases the interpreter lock. Draws are made here, in order, so that the result
-    # does not depend on the number of threads; a batch bounds how many of them wait in memory.
+    # does not depend on the number of threads. Batches bound the number of draws in memory.
     threads = os.cpu_count() or 1
     with (
         ThreadPoolExecutor(threads) as pool,
@@ -90,12 +90,14 @@ def weighted_average_precision(
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
     """Return a function of image weights (I,) that gives AP per category (K,) in percent.
 
-    It agrees with `iif.evaluation.metrics.average_precision` and exists for speed: precision
-    changes its running maximum at true positives alone, so a call visits those and the ignored
-    detections at each IoU threshold, while one cumulative sum over all detections, shared by the
-    thresholds, tells how many false positives lie before them. Only where an image drawn several
-    times has detections of one category with equal scores can the two differ a little: here its
-    copies' detections come one after the other, there copy by copy.
+    It computes what `iif.evaluation.metrics.average_precision` does, faster. The running maximum of
+    precision changes at true positives alone, so a call visits only true positives and ignored
+    detections at each IoU threshold. One cumulative sum over all detections, shared by the
+    thresholds, gives the number of false positives before each.
+
+    The two differ slightly where an image is drawn several times and has detections of one category
+    with equal scores. Here the copies of one detection follow each other; there all detections of
+    one copy of the image come before those of the next.
     """
     flags = matches.flags[0]
     positions = [np.flatnonzero(row) for row in flags]
@@ -103,7 +105,7 @@ def weighted_average_precision(
     starts = np.concatenate([[0], np.cumsum([len(p) for p in positions])])
     offsets += starts[:-1, None]
     position = np.concatenate(positions)
-    is_tp = np.concatenate([row[p] == 1 for row, p in zip(flags, positions, strict=True)])
+    is_tp = np.concatenate([row[p] == TRUE_POSITIVE for row, p in zip(flags, positions, strict=True)])
     counts = matches.gt_in_area[0]
     gt_image, gt_category = matches.gt_image[counts], matches.gt_category[counts]
     num_categories = len(matches.category_offsets) - 1

@@ -18,6 +18,7 @@ from iif.evaluation.runs import Run
 
 # Kinds of a detection in a picture; capped and degenerate ones are never shown.
 KINDS = ("TP", *ERROR_TYPES, "Ignored", "Unverifiable")
+GROUND_TRUTH = "Ground truth"
 # Kind of a detection that is never shown.
 _NOT_SHOWN = 255
 
@@ -30,7 +31,7 @@ class SceneObject:
         bbox: XYWH in pixels of the image.
         segmentation: RLE dict of the whole image; None where there is no mask.
         category: row; name: its name.
-        kind: one of KINDS, or "Ground truth".
+        kind: one of KINDS, or GROUND_TRUTH.
         score: None for ground truth.
         index: row in the result file, or of the annotation.
     """
@@ -213,7 +214,7 @@ def _scene(
                 segmentation=None if gt.segmentation is None else gt.rle(int(g)),
                 category=int(gt.ann_category[g]),
                 name=gt.category_names[gt.ann_category[g]],
-                kind="Ground truth",
+                kind=GROUND_TRUTH,
                 score=None,
                 index=int(g),
             )

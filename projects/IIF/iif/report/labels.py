@@ -1,10 +1,12 @@
 """The label of each key that an evaluation uses; texts, charts, pictures and pages share them.
 
 Keys are those of `iif.evaluation`: IoU types, groups, metrics, outcomes (`Outcome`), and the kinds
-of a detection in a picture (`iif.evaluation.scenes.KINDS`).
+of an object in a picture (GROUND_TRUTH and KINDS of `iif.evaluation.scenes`).
 """
 
 from __future__ import annotations
+
+from iif.evaluation.scenes import GROUND_TRUTH
 
 IOU_NAMES = {"bbox": "box", "segm": "mask"}
 
@@ -45,8 +47,7 @@ OUTCOME_NAMES = {
     "DEGENERATE": "without area",
 }
 
-# What a picture shows: ground truth, and detections by kind.
-GROUND_TRUTH = "Ground truth"
+# Objects in a picture: ground truth, and detections by kind.
 OUTCOME_LABELS = {
     GROUND_TRUTH: "ground truth",
     "TP": "true positive",

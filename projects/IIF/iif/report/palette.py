@@ -7,9 +7,9 @@ are dashed, too.
 
 from __future__ import annotations
 
-from iif.report.labels import GROUND_TRUTH
+from iif.evaluation.scenes import GROUND_TRUTH
 
-# Kind of a detection, as in iif.evaluation.scenes.KINDS -> colour.
+# Kind of an object in a picture -> colour.
 OUTCOME_COLORS = {
     GROUND_TRUTH: "#0072B2",
     "TP": "#009E73",

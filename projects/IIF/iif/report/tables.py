@@ -9,8 +9,10 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from iif.evaluation.compare import Interval
+if TYPE_CHECKING:
+    from iif.evaluation.compare import Interval
 
 Cell = str | int | float | None
 Row = Sequence[str]
