@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
-from detectron2.modeling.roi_heads import fast_rcnn as stock
-from torchvision.ops import batched_nms, nms
+from detectron2.modeling.roi_heads import fast_rcnn as d2_fast_rcnn
 
+from iif import nms
 from iif.d2 import inference
 
 IMAGE = (120, 160)
@@ -55,7 +55,7 @@ def make_case(
 
 
 def assert_same(boxes: torch.Tensor, scores: torch.Tensor, *settings: float) -> None:
-    expected, expected_rows = stock.fast_rcnn_inference_single_image(
+    expected, expected_rows = d2_fast_rcnn.fast_rcnn_inference_single_image(
         boxes.clone(), scores.clone(), IMAGE, *settings
     )
     given_boxes, given_scores = boxes.clone(), scores.clone()
@@ -87,7 +87,7 @@ def assert_same(boxes: torch.Tensor, scores: torch.Tensor, *settings: float) -> 
     nms_thresh=st.sampled_from([0.0, 0.3, 0.5, 0.9, 1.0]),
     topk=st.sampled_from([-1, 0, 1, 2, 10, 100, 300]),
 )
-def test_equals_stock(
+def test_equals_detectron2(
     seed, regions, classes, agnostic, objects, levels, spoilt, score_thresh, nms_thresh, topk
 ):
     boxes, scores = make_case(
@@ -102,9 +102,11 @@ def test_equals_stock(
     assert_same(boxes, scores, score_thresh, nms_thresh, topk)
 
 
-def used_stock(*arguments: object) -> bool:
+def used_detectron2(*arguments: object) -> bool:
     with mock.patch.object(
-        stock, "fast_rcnn_inference_single_image", wraps=stock.fast_rcnn_inference_single_image
+        d2_fast_rcnn,
+        "fast_rcnn_inference_single_image",
+        wraps=d2_fast_rcnn.fast_rcnn_inference_single_image,
     ) as spy:
         inference.fast_rcnn_inference_single_image(*arguments)
     return spy.called
@@ -115,13 +117,13 @@ def used_stock(*arguments: object) -> bool:
 def test_decides_by_the_prefix(agnostic, spoilt):
     boxes, scores = make_case(0, 300, 60, agnostic=agnostic, spoilt=spoilt)
     assert_same(boxes, scores, 1e-4, 0.5, 100)
-    assert not used_stock(boxes, scores, IMAGE, 1e-4, 0.5, 100)
+    assert not used_detectron2(boxes, scores, IMAGE, 1e-4, 0.5, 100)
 
 
 def test_grows_the_prefix_where_most_of_it_is_suppressed():
     # One object: nearly all regions of the best classes suppress one another.
     boxes, scores = make_case(1, 400, 60, objects=1)
-    with mock.patch.object(inference, "_class_wise_nms", wraps=inference._class_wise_nms) as spy:
+    with mock.patch.object(nms, "_class_wise_nms", wraps=nms._class_wise_nms) as spy:
         assert_same(boxes, scores, 1e-4, 0.5, 40)
     sizes = [len(call.args[0]) for call in spy.call_args_list]
     assert len(sizes) > 1
@@ -129,16 +131,18 @@ def test_grows_the_prefix_where_most_of_it_is_suppressed():
 
 
 @pytest.mark.parametrize("place", ["inside", "at the cut"])
-def test_a_tie_among_the_returned_is_left_to_stock(place):
+def test_a_tie_among_the_returned_is_left_to_detectron2(place):
     boxes, scores = make_case(2, 300, 60, objects=300)
     top = 50
-    result, rows = stock.fast_rcnn_inference_single_image(boxes, scores, IMAGE, 1e-4, 0.5, top + 1)
+    result, rows = d2_fast_rcnn.fast_rcnn_inference_single_image(
+        boxes, scores, IMAGE, 1e-4, 0.5, top + 1
+    )
     rank = 10 if place == "inside" else top - 1
     first = (rows[rank], result.pred_classes[rank])
     second = (rows[rank + 1], result.pred_classes[rank + 1])
-    assert not used_stock(boxes, scores, IMAGE, 1e-4, 0.5, top)
+    assert not used_detectron2(boxes, scores, IMAGE, 1e-4, 0.5, top)
     scores[second] = scores[first]
-    assert used_stock(boxes, scores, IMAGE, 1e-4, 0.5, top)
+    assert used_detectron2(boxes, scores, IMAGE, 1e-4, 0.5, top)
     assert_same(boxes, scores, 1e-4, 0.5, top)
 
 
@@ -146,7 +150,7 @@ def test_a_tie_below_the_returned_does_not_matter():
     boxes, scores = make_case(2, 300, 60, objects=300)
     low = scores < 0.01
     scores[low] = 0.005
-    assert not used_stock(boxes, scores, IMAGE, 1e-4, 0.5, 50)
+    assert not used_detectron2(boxes, scores, IMAGE, 1e-4, 0.5, 50)
     assert_same(boxes, scores, 1e-4, 0.5, 50)
 
 
@@ -155,7 +159,7 @@ def test_a_tie_within_a_class_is_decided_by_the_lower_row():
     boxes[:2] = torch.tensor([10.0, 10.0, 50.0, 50.0]).repeat(60)
     scores[1] = scores[0]  # one suppresses the other in every class
     scores[:2, 0], scores[2:, 0] = 2.0, 0.001
-    assert not used_stock(boxes, scores, IMAGE, 1e-4, 0.5, 50)
+    assert not used_detectron2(boxes, scores, IMAGE, 1e-4, 0.5, 50)
     result, rows = inference.fast_rcnn_inference_single_image(boxes, scores, IMAGE, 1e-4, 0.5, 50)
     assert (rows[0], result.pred_classes[0]) == (0, 0)
     assert_same(boxes, scores, 1e-4, 0.5, 50)
@@ -180,26 +184,10 @@ def test_several_images():
     cases = [make_case(seed, regions, 50) for seed, regions in enumerate((200, 0, 90))]
     arguments = ([b for b, _ in cases], [s for _, s in cases], [IMAGE] * 3, 1e-4, 0.5, 60)
     found, rows = inference.fast_rcnn_inference(*arguments)
-    expected, expected_rows = stock.fast_rcnn_inference(*arguments)
+    expected, expected_rows = d2_fast_rcnn.fast_rcnn_inference(*arguments)
     assert [len(x) for x in found] == [60, 0, 60]
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
         assert torch.equal(a.scores, b.scores)
         assert torch.equal(a.pred_classes, b.pred_classes)
     assert all(torch.equal(a, b) for a, b in zip(rows, expected_rows, strict=True))
-
-
-def test_torchvision_runs_on_each_class_alone_above_the_limit():
-    """Fails when a version of torchvision moves the limit that the module relies on."""
-    # Two boxes at the image's origin whose IoU is just above 1/2: shifted by the offset of a high
-    # class, their coordinates are rounded and they no longer overlap by that much.
-    count = inference._SHIFTED_UP_TO_CPU + 1
-    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0]]).repeat(count, 1)
-    boxes[:, 2:] += 1e6 * torch.arange(count)[:, None]  # one box of each class, ever larger
-    boxes[-2:] = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 5.01]])
-    scores = torch.linspace(1, 0.1, count)
-    classes = torch.arange(count)
-    classes[-1] = classes[-2]
-    assert nms(boxes[-2:], scores[-2:], 0.5).tolist() == [0]
-    assert len(batched_nms(boxes, scores, classes, 0.5)) == count - 1
-    assert len(batched_nms(boxes[1:], scores[1:], classes[1:], 0.5)) == count - 1  # shifted

@@ -1,9 +1,10 @@
-"""Checkpoints that say all that inference and evaluation need: no training data."""
+"""Checkpoints that hold all that inference and evaluation need: no training data."""
 
 from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,32 @@ from typing import Any
 import torch
 from torch import nn
 
+from iif import layout
 from iif.errors import InputError
 from iif.files import atomic_write, versions
+from iif.methods import METHODS, Method
+from iif.methods.record import RECORD, check_evaluated, check_resumed
 from iif.statistics import ClassStatistics
 from iif.tv.config import TrainConfig
-from iif.tv.model import build_model, restore_structure, structure_of
+from iif.tv.model import build_model, freeze_layers, frozen_layers, method_of
 
-FORMAT = "iif-torchvision/1"
-LAST = "last_checkpoint"
-FINAL = "model_final.pth"
+FORMAT = "iif-torchvision/2"
+
+# Settings that a resumed run may change: they affect no iteration that was done. The method's are
+# compared on their own.
+_FREE_ON_RESUME = {
+    "iterations",
+    "checkpoint_period",
+    "workers",
+    "cache_images",
+    "score_threshold",
+    "nms_threshold",
+    "detections_per_image",
+    "method",
+    *METHODS,
+}
+
+Check = Callable[[Method, Mapping[str, Any] | None, str], None]
 
 
 @dataclass(frozen=True)
@@ -47,20 +65,21 @@ def save(
     statistics: ClassStatistics,
     iteration: int,
 ) -> None:
-    """Write a checkpoint, whole or not at all, and note it as the folder's last one."""
+    """Write a checkpoint, whole or not at all, and note it as the last one of its folder."""
     content = {
         "format": FORMAT,
         "iteration": iteration,
         "config": config.to_dict(),
         "statistics": statistics.to_dict(),
         "versions": versions(),
-        "structure": structure_of(model),
+        "frozen_layers": frozen_layers(model),
+        RECORD: method_of(model).record(),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
     with atomic_write(path, "wb") as f:
         torch.save(content, f)
-    with atomic_write(path.parent / LAST) as f:
+    with atomic_write(path.parent / layout.LAST_CHECKPOINT) as f:
         f.write(path.name)
 
 
@@ -72,9 +91,9 @@ def find(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path)
     if path.is_dir():
-        last = path / LAST
+        last = path / layout.LAST_CHECKPOINT
         if not last.is_file():
-            raise InputError(f"{path}: holds no checkpoint (no {LAST}); train into it first")
+            raise InputError(f"{path}: holds no checkpoint (no {last.name}); train into it first")
         path = path / last.read_text(encoding="utf-8").strip()
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint")
@@ -96,7 +115,7 @@ def read(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> di
         ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(
-            f"{path}: is not a checkpoint that iif.tv.train wrote (expected format {FORMAT})"
+            f"{path}: not a checkpoint that iif.tv.train wrote (expected format {FORMAT})"
         )
     return content
 
@@ -105,18 +124,64 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> De
     """Load a trained model from a checkpoint or an output folder of :func:`iif.tv.train`.
 
     Raises:
-        InputError: there is no checkpoint, or the file is not one.
+        InputError: there is no checkpoint, the file is not one, or its method is not computed as
+            it was when the model was trained.
     """
     content = read(path, device)
     config = TrainConfig.from_dict(content["config"])
     statistics = ClassStatistics.from_dict(content["statistics"])
-    model = rebuild(content, config, statistics).to(device)
+    model = rebuild(content, config, statistics, os.fspath(path)).to(device)
     return Detector(model.eval(), config, statistics, content["iteration"])
 
 
-def rebuild(content: dict[str, Any], config: TrainConfig, statistics: ClassStatistics) -> nn.Module:
-    """Return the model of a checkpoint's content, with its state."""
+def rebuild(
+    content: dict[str, Any],
+    config: TrainConfig,
+    statistics: ClassStatistics,
+    source: str,
+    check: Check = check_evaluated,
+) -> nn.Module:
+    """Return the model of a checkpoint's content, with its state, in training mode.
+
+    Args:
+        content: the checkpoint's.
+        config: its settings, or those of the run that resumes it.
+        statistics: of the training set.
+        source: the checkpoint, for messages.
+        check: of the method against the checkpoint's record.
+    """
     model = build_model(config, statistics, pretrained=False)
-    restore_structure(model, content["structure"])
+    check(method_of(model), content[RECORD], source)
+    freeze_layers(model, content["frozen_layers"])
     model.load_state_dict(content["model"])
     return model
+
+
+def resume(
+    content: dict[str, Any], config: TrainConfig, statistics: ClassStatistics, source: str
+) -> nn.Module:
+    """Return the model of a checkpoint to go on training.
+
+    Raises:
+        InputError: a setting, the method, one of its options or the training data differ from the
+            checkpoint's, or it was trained longer than ``config`` says; names both values.
+    """
+    old = content["config"]
+    for key, value in config.to_dict().items():
+        if key not in _FREE_ON_RESUME and old.get(key) != value:
+            raise InputError(
+                f"{source}: the run to resume has {key}={old.get(key)}, now it is {value}; "
+                "resume with the same settings or take another folder"
+            )
+    trained_on = ClassStatistics.from_dict(content["statistics"])
+    if not statistics.same_counts(trained_on):
+        raise InputError(
+            f"{source}: the run to resume was trained on other data: {trained_on}, now it is "
+            f"{statistics}; take another folder"
+        )
+    if content["iteration"] > config.iterations:
+        raise InputError(
+            f"{source}: was trained {content['iteration']} iterations already, more than "
+            f"iterations={config.iterations}"
+        )
+    return rebuild(content, config, statistics, source, check_resumed)

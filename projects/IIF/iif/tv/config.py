@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from iif.errors import InputError
-from iif.weights import COUNT_BY, NONPOSITIVE, VARIANTS, ZERO_COUNT
+from iif.methods import (
+    BASELINE,
+    DEFAULT,
+    METHODS,
+    Method,
+    Options,
+    build_method,
+    method_type,
+    option_types,
+    parse_options,
+)
+from iif.statistics import ClassStatistics
+
+# The methods that have options, each a node of its own in a file of settings.
+_NODES = {name: kind for name, kind in METHODS.items() if option_types(kind)}
 
 # Keys of numbers, what is allowed, and the test of it.
 _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
@@ -40,16 +54,14 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # choice, 3 with pretrained weights and all without.
     trainable_backbone_layers: int | None = None
 
-    # IIF's variant by iif.weights.VARIANTS, or "none" for the plain softmax baseline.
-    variant: str = "raw"
-    # Count "image"s or "instance"s; what to do with a class that was never seen, and with one so
-    # frequent that its weight is not positive: "error", or "clamp" (iif.weights.iif_weights).
-    count_by: str = "image"
-    zero_count: str = "error"
-    nonpositive: str = "error"
+    # The long-tail method by iif.methods.METHODS (its BASELINE is the plain softmax), and the
+    # options of each method under the method's name; its options type says what each means. In a
+    # file of settings these are nodes of their own, in KEY=VALUE form METHOD.OPTION=VALUE.
+    method: str = DEFAULT
+    options: dict[str, Any] = msgspec.field(default_factory=dict)
 
-    # Lengths of the shorter side, one drawn per image in training, the last used at test; and the
-    # most that the longer side may have.
+    # Lengths of the shorter side: training draws one per image, test uses the last. Maximum length
+    # of the longer side.
     min_size: tuple[int, ...] = (640, 672, 704, 736, 768, 800)
     max_size: int = 1333
     # Mirror half of the training images.
@@ -80,27 +92,23 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # Keep decoded images in memory (small data sets; with workers 0).
     cache_images: bool = False
 
-    # At test: detections must score above this, are suppressed above this IoU with a better one
-    # of their class, and at most so many are kept of an image.
+    # Test time: minimum score, IoU threshold of class-wise NMS, maximum detections per image.
     score_threshold: float = 1e-4
     nms_threshold: float = 0.5
     detections_per_image: int = 300
 
     def __post_init__(self) -> None:
-        """Check the values.
+        """Check the values, and fill in the options that are not given.
 
         Raises:
             InputError: a value is out of its range; names the key and what is right.
         """
-        choices = {
-            "variant": (self.variant, ("none", *VARIANTS)),
-            "count_by": (self.count_by, COUNT_BY),
-            "zero_count": (self.zero_count, ZERO_COUNT),
-            "nonpositive": (self.nonpositive, NONPOSITIVE),
-        }
-        for key, (value, legal) in choices.items():
-            if value not in legal:
-                raise InputError(f"{key} is {value!r}; it must be one of {', '.join(legal)}")
+        method_type(self.method)
+        for name in self.options:
+            if name not in _NODES:
+                raise InputError(f"options has {name!r}; methods with options: {', '.join(_NODES)}")
+        options = {name: _parse_node(name, self.options.get(name, {})) for name in _NODES}
+        msgspec.structs.force_setattr(self, "options", options)
         for keys, allowed, legal_value in _RANGES:
             for key in keys.split():
                 if not legal_value(getattr(self, key)):
@@ -124,22 +132,31 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, ready for JSON."""
-        return msgspec.json.decode(msgspec.json.encode(self))
+        values = msgspec.json.decode(msgspec.json.encode(self))
+        return values | values.pop("options")
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TrainConfig:
-        """Build from plain values; :meth:`to_dict` backwards.
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Build from plain values, the inverse of :meth:`to_dict`; those missing are the defaults.
 
         Raises:
             InputError: an unknown key, or a value of the wrong type or out of its range.
         """
+        legal = cls().to_dict()
+        for key, value in values.items():
+            if key not in legal:
+                raise _moved(key, value) or InputError(
+                    f"{key!r} is no training setting; the settings are {', '.join(legal)}"
+                )
+        settings = {key: value for key, value in values.items() if key not in _NODES}
+        options = {key: value for key, value in values.items() if key in _NODES}
         try:
-            return msgspec.convert(values, cls)
+            return msgspec.convert({**settings, "options": options}, cls)
         except msgspec.ValidationError as error:
             raise InputError(f"training settings: {error}") from None
 
     def override(self, assignments: Iterable[str]) -> TrainConfig:
-        """Return the settings with ``key=value`` assignments applied; values are JSON or words.
+        """Return the settings with ``KEY=VALUE`` assignments applied; values are JSON or words.
 
         Raises:
             InputError: as :meth:`from_dict`, or an assignment without "=".
@@ -147,16 +164,54 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         values = self.to_dict()
         for assignment in assignments:
             key, equals, text = assignment.partition("=")
-            if not equals or key not in values:
-                raise InputError(
+            node, dot, option = key.partition(".")
+            if not equals or (node if dot and node in _NODES else key) not in values:
+                raise _moved(key, text) or InputError(
                     f"{assignment!r} sets no training setting; write KEY=VALUE with KEY one of "
-                    f"{', '.join(values)}"
+                    f"{', '.join(_written(values))}"
                 )
             try:
-                values[key] = msgspec.json.decode(text)
+                value = msgspec.json.decode(text)
             except msgspec.DecodeError:
-                values[key] = text
+                value = text
+            if option:
+                values[node] = {**values[node], option: value}
+            else:
+                values[key] = value
         return self.from_dict(values)
+
+    def build_method(self, statistics: ClassStatistics) -> Method:
+        """Return the method for the classes of the training set.
+
+        Raises:
+            InputError: the statistics cannot be used.
+        """
+        return build_method(self.method, statistics, self.options.get(self.method))
+
+
+def _parse_node(name: str, node: Any) -> Options:
+    if isinstance(node, _NODES[name].options_type):
+        return node
+    if not isinstance(node, Mapping):
+        raise InputError(f"{name} is {node!r}; it must hold options of method {name} by name")
+    return parse_options(_NODES[name], node, key=lambda option: f"{name}.{option}")
+
+
+def _written(keys: Iterable[str]) -> Iterator[str]:
+    """Yield the keys of settings as they are written in KEY=VALUE form."""
+    for key in keys:
+        if key in _NODES:
+            yield from (f"{key}.{option}" for option in option_types(_NODES[key]))
+        else:
+            yield key
+
+
+def _moved(key: str, value: Any) -> InputError | None:
+    """Return where a setting went that was one while there was a single method."""
+    if key not in option_types(METHODS[DEFAULT]):
+        return None
+    now = f"method={BASELINE}" if value == BASELINE else f"{DEFAULT}.{key}={value}"
+    return InputError(f"{key} is now {DEFAULT}.{key}; write {now}")
 
 
 # The demo's setting, for two processor cores; docs/torchvision.md gives what it measures.

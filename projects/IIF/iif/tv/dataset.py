@@ -1,22 +1,28 @@
-"""Images and targets as torchvision's detection models take them."""
+"""Images and targets as torchvision's detection models take them, and the batches of training."""
 
 from __future__ import annotations
 
 import itertools
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from iif.data.annotations import Annotations
 from iif.data.images import find_images, read_image
 from iif.errors import InputError
+from iif.tv.config import TrainConfig
+from iif.tv.distributed import rank, world_size
+from iif.tv.sampling import batches, image_stream, repeat_factors
 
 Target = dict[str, Tensor]
+Batch = tuple[list[Tensor], list[Target]]
 
 # Thinner boxes are left out of training: torchvision refuses boxes without an area.
 _MIN_SIDE = 1e-2
@@ -157,3 +163,40 @@ def _mirror(image: Tensor, target: Target) -> tuple[Tensor, Target]:
     if "masks" in target:
         mirrored["masks"] = target["masks"].flip(-1)
     return image.flip(-1), mirrored
+
+
+def training_batches(data: DetectionTargets, config: TrainConfig, start: int) -> Iterator[Batch]:
+    """Yield this process's share of the iterations from ``start`` on.
+
+    Raises:
+        InputError: an image or a mask cannot be decoded.
+    """
+    rows = data.annotated_images
+    factors = None
+    if config.repeat_threshold > 0:
+        factors = repeat_factors(*data.instances, len(rows), config.repeat_threshold)
+    items = batches(
+        image_stream(len(rows), config.seed, factors),
+        images_per_batch=config.images_per_batch,
+        start=start,
+        stop=config.iterations,
+        flip=config.flip,
+        seed=config.seed,
+        rank=rank(),
+        world_size=world_size(),
+    )
+    loader: Any = DataLoader(
+        data,
+        batch_sampler=([(int(rows[i]), flip) for i, flip in batch] for batch in items),
+        num_workers=config.workers,
+        collate_fn=_collate,
+    )
+    try:
+        yield from loader
+    except InputError as error:  # of a worker process: without its traceback
+        raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
+
+
+def _collate(items: list[tuple[Tensor, Target]]) -> Batch:
+    images, targets = zip(*items, strict=True)
+    return list(images), list(targets)

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from iif import layout
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import write_results
 from iif.errors import InputError
@@ -20,10 +21,9 @@ from iif.statistics import ClassStatistics
 from iif.tv import checkpoint
 from iif.tv.dataset import DetectionImages
 from iif.tv.distributed import bar_disabled, gather, pick_device, process_group, rank, world_size
-from iif.tv.model import has_masks
+from iif.tv.model import has_masks, method_of
 
-RESULTS = "lvis_instances_results.json"
-# Where masks are above this probability they are set, as in Detectron2.
+# A pixel belongs to the mask when its probability is above this, as in Detectron2.
 _MASK_THRESHOLD = 0.5
 
 
@@ -111,10 +111,10 @@ def evaluate(
     image_root: str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
     *,
-    exhaustive: bool = False,
+    exhaustive: bool | None = None,
     device: str | None = None,
 ) -> dict[str, Any] | None:
-    """Evaluate a trained model; needs nothing of the training data.
+    """Evaluate a trained model under its own settings, without the training data.
 
     Writes ``inference/lvis_instances_results.json`` and ``inference/eval_summary.json`` into
     ``output_dir``.
@@ -122,10 +122,11 @@ def evaluate(
     Args:
         model: a checkpoint, an output folder of :func:`iif.tv.train`, or what
             :func:`iif.tv.load` returned.
-        gt_json: LVIS-format annotations, or COCO-format ones with ``exhaustive``.
+        gt_json: LVIS- or COCO-format annotations.
         image_root: the folder that their file names start from.
         output_dir: where to write.
-        exhaustive: every category was verified in every image, as in COCO.
+        exhaustive: whether every category was verified in every image, as in COCO; by default the
+            file's content tells.
         device: "cpu", "cuda" or "cuda:N"; by default a GPU where there is one.
 
     Returns:
@@ -141,11 +142,11 @@ def evaluate(
         )
         detector.model.to(where)
         annotations = load_annotations(
-            gt_json, exhaustive=exhaustive, statistics=detector.statistics if exhaustive else None
+            gt_json, exhaustive=exhaustive, statistics=detector.statistics
         )
         check_classes(annotations, detector.statistics, "the model")
         images = DetectionImages(annotations, image_root)
-        return evaluate_model(detector, images, Path(output_dir) / "inference", where)
+        return evaluate_model(detector, images, Path(output_dir) / layout.INFERENCE, where)
 
 
 def evaluate_model(
@@ -155,16 +156,16 @@ def evaluate_model(
     device: torch.device,
 ) -> dict[str, Any] | None:
     """Write result file and summary of ``detector`` on ``images`` into ``folder``."""
-    from iif.evaluation.summary import evaluate_files  # compiles: not wanted for add_iif alone
+    from iif.evaluation.evaluate import evaluate_files  # takes seconds: numba compiles
 
     statistics, config = detector.statistics, detector.config
     results = predict(detector.model, images, statistics.ids, device)
     if results is None:
         return None
-    write_results(folder / RESULTS, results)
+    write_results(folder / layout.RESULTS, results)
     return evaluate_files(
         images.annotations.path,
-        folder / RESULTS,
+        folder / layout.RESULTS,
         iou_types=("bbox", "segm") if has_masks(detector.model) else ("bbox",),
         output_dir=folder,
         exhaustive=images.annotations.exhaustive,
@@ -174,5 +175,6 @@ def evaluate_model(
             "nms_threshold": config.nms_threshold,
             "detections_per_image": config.detections_per_image,
         },
+        method=method_of(detector.model).record(),
         config={"engine": "torchvision", **config.to_dict()},
     )

@@ -1,4 +1,4 @@
-"""torchvision's detection models, built for a data set's classes and with IIF."""
+"""torchvision's detection models, built for a data set's classes and with a long-tail method."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
 from iif.errors import InputError
+from iif.methods import Method
 from iif.statistics import ClassStatistics
 from iif.tv.config import TrainConfig
-from iif.tv.predictor import add_iif
-from iif.weights import iif_weights
+from iif.tv.predictor import add_method
 
 SMALL_MODEL = "maskrcnn_resnet18_fpn_small"
 
@@ -32,7 +32,8 @@ class ClassAgnosticMaskPredictor(MaskRCNNPredictor):
     def __init__(self, in_channels: int, dim_reduced: int, num_classes: int) -> None:
         """Build the layers; arguments as for ``MaskRCNNPredictor``."""
         super().__init__(in_channels, dim_reduced, 1)
-        # As Detectron2; torchvision's own start, by the number of outputs, is far too wide for 1.
+        # As Detectron2. torchvision's initialisation, kaiming by fan-out, is far too wide for one
+        # output.
         nn.init.normal_(self.mask_fcn_logits.weight, std=0.001)
         nn.init.zeros_(self.mask_fcn_logits.bias)
         self.num_classes = num_classes
@@ -51,7 +52,7 @@ def maskrcnn_resnet18_fpn_small(num_classes: int, **options: Any) -> MaskRCNN:
 
     Args:
         num_classes: classes with the background, K + 1.
-        options: torchvision's options of ``MaskRCNN``, which go before the ones given here.
+        options: torchvision's options of ``MaskRCNN``; they override the ones given here.
     """
     channels = 64
     backbone = BackboneWithFPN(
@@ -89,12 +90,14 @@ def build_model(
     """Build the model of ``config`` for the classes of ``statistics``; label r + 1 is row r.
 
     Args:
-        pretrained: False to leave out the published weights: a checkpoint will be loaded, whose
-            structure is to be restored before.
+        config: the settings.
+        statistics: the classes, and what the method is built from.
+        pretrained: False to leave out the published weights, for a model that a checkpoint is
+            loaded into (after `freeze_layers`).
 
     Raises:
-        InputError: the model or its published weights are unknown, the model has no Fast R-CNN
-            box head, or the class counts give no weights.
+        InputError: the model or its published weights are unknown, or the method cannot be built
+            from the statistics or trained with torchvision.
     """
     num_classes = len(statistics) + 1
     options: dict[str, Any] = {
@@ -113,18 +116,13 @@ def build_model(
         model: nn.Module = maskrcnn_resnet18_fpn_small(num_classes, **options)
     else:
         model = _build_by_name(config, num_classes, pretrained, options)
-    if config.variant != "none":
-        add_iif(
-            model,
-            iif_weights(
-                statistics,
-                config.variant,
-                config.count_by,
-                zero_count=config.zero_count,
-                nonpositive=config.nonpositive,
-            ),
-        )
-    return model
+    return add_method(model, config.build_method(statistics))
+
+
+def method_of(model: nn.Module) -> Method:
+    """Return the method that `iif.tv.add_method` gave a model."""
+    heads: Any = model.roi_heads
+    return heads.box_predictor.method
 
 
 def has_masks(model: nn.Module) -> bool:
@@ -148,28 +146,26 @@ def replace_predictors(model: nn.Module, num_classes: int) -> None:
         )
 
 
-def structure_of(model: nn.Module) -> dict[str, Any]:
-    """Return what torchvision's builders decide by whether weights are published, not by name.
+def frozen_layers(model: nn.Module) -> dict[str, Any]:
+    """Return which parameters are frozen, and which normalisation layers, with their eps.
 
-    That is which parameters are frozen, and which normalisation layers, with their eps.
+    torchvision freezes more of a model that it builds with published weights.
     """
     return {
-        "frozen_parameters": [n for n, p in model.named_parameters() if not p.requires_grad],
-        "frozen_norms": {
-            n: m.eps for n, m in model.named_modules() if isinstance(m, FrozenBatchNorm2d)
-        },
+        "parameters": [n for n, p in model.named_parameters() if not p.requires_grad],
+        "norms": {n: m.eps for n, m in model.named_modules() if isinstance(m, FrozenBatchNorm2d)},
     }
 
 
-def restore_structure(model: nn.Module, structure: dict[str, Any]) -> None:
-    """Give a model that was built without published weights the structure of one with them."""
-    for name, eps in structure["frozen_norms"].items():
+def freeze_layers(model: nn.Module, frozen: dict[str, Any]) -> None:
+    """Freeze what `frozen_layers` returned, in a model that was built without published weights."""
+    for name, eps in frozen["norms"].items():
         parent, _, child = name.rpartition(".")
         features = model.get_submodule(name).num_features
         setattr(model.get_submodule(parent), child, FrozenBatchNorm2d(features, eps=eps))
-    frozen = set(structure["frozen_parameters"])
+    parameters = set(frozen["parameters"])
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+        parameter.requires_grad_(name not in parameters)
 
 
 def _build_by_name(

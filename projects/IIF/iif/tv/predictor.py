@@ -1,91 +1,147 @@
-"""IIF in the box head of any torchvision Faster R-CNN or Mask R-CNN, in place.
+"""A long-tail method in the box head of any torchvision Faster R-CNN or Mask R-CNN, in place.
 
-Shapes: R regions, C features, K foreground classes. torchvision keeps the background in column 0
-of the logits; Detectron2 keeps it last. :class:`iif.logits.IIFLogits` serves both.
+Shapes: R regions, C features, K foreground classes. torchvision has the background in column 0 of
+the logits; a method always sees it last. Annotations are not postponed, for TorchScript.
 """
-
-from __future__ import annotations
 
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.roi_heads import RoIHeads
 
 from iif.errors import InputError
-from iif.logits import IIFLogits
+from iif.methods import Method
+from iif.tv.roi_heads import LongTailRoIHeads
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-class IIFFastRCNNPredictor(FastRCNNPredictor):
-    """A ``FastRCNNPredictor`` whose class logits are adjusted; its layers are the given ones.
+class LongTailPredictor(nn.Module):
+    """A ``FastRCNNPredictor`` that returns a method's logits; its layers are the given ones.
 
-    ``RoIHeads`` takes the loss and the probabilities from the logits that the predictor returns,
-    so both see the adjusted ones. The parameters keep their names: a checkpoint of the plain model
-    loads, the weights given here then standing; one of the IIF model brings its own weights.
+    ``RoIHeads`` takes the loss and the probabilities from the logits that the predictor returns.
+    The parameters keep their names, so a plain model's checkpoint loads.
+
+    Attributes:
+        labels: (R,) of the regions to come, background 0, which `LongTailRoIHeads` sets in
+            training; None otherwise.
     """
 
-    def __init__(self, predictor: FastRCNNPredictor, weights: Tensor) -> None:
+    labels: Tensor | None
+
+    def __init__(self, predictor: FastRCNNPredictor, method: Method) -> None:
         """Take over the layers of ``predictor``.
 
         Args:
-            predictor: gives logits (R, K + 1), background first.
-            weights: (K,) as :func:`iif.weights.iif_weights` returns them.
+            predictor: returns logits (R, K + 1), background first.
+            method: for K classes and a background. With ``extra_outputs`` the classifier is drawn
+                anew with K + 1 + extra_outputs outputs, its background last.
         """
-        nn.Module.__init__(self)
-        self.cls_score = predictor.cls_score
+        super().__init__()
+        classifier: nn.Linear = predictor.cls_score
+        self.num_classes = classifier.out_features - 1
+        self.extra_outputs = method.extra_outputs
+        if method.extra_outputs:
+            outputs = classifier.out_features + method.extra_outputs
+            classifier = nn.Linear(classifier.in_features, outputs).to(classifier.weight)
+        self.cls_score = classifier
         self.bbox_pred = predictor.bbox_pred
-        self.iif_logits = IIFLogits(weights, background="first").to(self.bbox_pred.weight.device)
+        self.method = method.to(classifier.weight.device)
+        self.labels = None
         self.train(predictor.training)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return adjusted logits (R, K + 1) and box deltas (R, (K + 1) * 4) of features (R, C)."""
+        """Return logits (R, K + 1), background first, and box deltas (R, (K + 1) * 4).
+
+        Args:
+            x: (R, C, 1, 1) or (R, C) features.
+        """
         x = x.flatten(start_dim=1)
-        return self.iif_logits(self.cls_score(x)), self.bbox_pred(x)
+        outputs = self.cls_score(x)
+        if self.extra_outputs == 0:
+            outputs = outputs.roll(-1, dims=1)
+        labels = self.labels
+        if labels is not None:
+            self.labels = None
+            labels = torch.where(labels > 0, labels - 1, self.num_classes)
+            logits = self.method.training_logits(outputs, labels)
+        elif self.training:
+            raise RuntimeError("LongTailPredictor: LongTailRoIHeads gave no labels to train on")
+        else:
+            logits = self.method.test_logits(outputs)
+        return logits.roll(1, dims=1), self.bbox_pred(x)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.setdefault(f"{prefix}iif_logits.weight", self.iif_logits.weight)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
+def add_method(model: Model, method: Method) -> Model:
+    """Give a torchvision Faster R-CNN or Mask R-CNN a long-tail method, in place.
 
-def add_iif(model: Model, weights: Tensor) -> Model:
-    """Give a torchvision Faster R-CNN or Mask R-CNN IIF in its box head, in place.
-
-    Training loss and inference both see the adjusted logits, and ``state_dict`` carries the
-    weights. Box regression and masks are as before.
+    Training loss and inference both come from the method's logits. Box regression and masks are
+    as before. The method's buffers lie under ``roi_heads.box_predictor.method.`` in the state
+    dict.
 
     Args:
         model: a model whose box predictor is torchvision's ``FastRCNNPredictor``; replace the
             predictor for your own classes first.
-        weights: (K,) as :func:`iif.weights.iif_weights` returns them: row r is for label r + 1.
+        method: built by `iif.build_method` from the training set's statistics; class r is label
+            r + 1. One with ``extra_outputs`` draws the classifier anew.
 
     Returns:
         the same model.
 
     Raises:
         TypeError: the model has no such box head.
-        InputError: the model has IIF already, or has another number of classes.
+        InputError: the model has a method already, or another number of classes; or the method
+            is no softmax, or was built without a background.
     """
     heads: Any = getattr(model, "roi_heads", None)
     predictor = getattr(heads, "box_predictor", None)
-    if isinstance(predictor, IIFFastRCNNPredictor):
-        raise InputError("the model has IIF already; build a plain model and add IIF once")
+    if isinstance(predictor, LongTailPredictor):
+        raise InputError(
+            f"the model has method {predictor.method.name} already; build a plain model and add "
+            "one method"
+        )
     if (
         not isinstance(predictor, FastRCNNPredictor)
         or type(predictor).forward is not FastRCNNPredictor.forward
     ):
-        found = "none" if predictor is None else f"a {type(predictor).__name__}"
+        found = "found none" if predictor is None else f"found a {type(predictor).__name__}"
         raise TypeError(
-            f"{type(model).__name__}: IIF needs a box head with torchvision's FastRCNNPredictor, "
-            f"as FasterRCNN and MaskRCNN have; found {found} (an own predictor can pass its "
-            'logits through iif.IIFLogits(weights, background="first"))'
+            f"{type(model).__name__}: a method needs a box head with torchvision's "
+            f"FastRCNNPredictor, as FasterRCNN and MaskRCNN have; {found} (a predictor of "
+            "your own can call training_logits and test_logits of a method itself)"
         )
-    columns = predictor.cls_score.out_features
-    if columns != len(weights) + 1:
-        raise InputError(
-            f"there are weights for {len(weights)} classes, so the box head must have "
-            f"{len(weights) + 1} outputs (background first), but it has {columns}; replace "
-            f"model.roi_heads.box_predictor by FastRCNNPredictor(in_features, {len(weights) + 1})"
+    if type(heads) is not RoIHeads:
+        raise TypeError(
+            f"{type(model).__name__}: a method needs torchvision's RoIHeads, found a "
+            f"{type(heads).__name__}"
         )
-    heads.box_predictor = IIFFastRCNNPredictor(predictor, weights)
+    _check_method(method, predictor.cls_score.out_features)
+    heads = LongTailRoIHeads.taking_over(heads)
+    heads.box_predictor = LongTailPredictor(predictor, method)
+    model.roi_heads = heads
     return model
+
+
+def _check_method(method: Method, outputs: int) -> None:
+    """Raise InputError unless a method fits a box head with so many outputs."""
+    kind = type(method)
+    for function in ("loss", "probabilities"):
+        if getattr(kind, function) is not getattr(Method, function):
+            raise InputError(
+                f"method {method.name} has a {function} of its own, but torchvision's RoIHeads "
+                "compute a softmax cross entropy and softmax probabilities; use Detectron2"
+            )
+    if not method.background:
+        raise InputError(
+            f"method {method.name} was built without a background, which a detector has; build it "
+            "with background=True"
+        )
+    if method.num_classes is not None and outputs != method.num_classes + 1:
+        raise InputError(
+            f"method {method.name} is for {method.num_classes} classes, so the box head must have "
+            f"{method.num_classes + 1} outputs (background first), but it has {outputs}; replace "
+            "model.roi_heads.box_predictor by FastRCNNPredictor(in_features, "
+            f"{method.num_classes + 1})"
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from iif import layout
 from iif.data.annotations import load_annotations
 from iif.errors import InputError
 from iif.files import versions, write_json
 from iif.statistics import ClassStatistics
 from iif.tv import checkpoint
 from iif.tv.config import TrainConfig
-from iif.tv.dataset import DetectionImages, DetectionTargets, Target
+from iif.tv.dataset import DetectionImages, DetectionTargets, Target, training_batches
 from iif.tv.distributed import (
     bar_disabled,
     pick_device,
@@ -31,21 +30,8 @@ from iif.tv.distributed import (
 )
 from iif.tv.inference import check_classes, evaluate_model
 from iif.tv.model import build_model
-from iif.tv.sampling import batches, image_stream, repeat_factors
 
-# Settings that a resumed run may have otherwise: they change no iteration that was done.
-_FREE_ON_RESUME = {
-    "iterations",
-    "checkpoint_period",
-    "workers",
-    "cache_images",
-    "score_threshold",
-    "nms_threshold",
-    "detections_per_image",
-}
 _LOG_PERIOD = 20
-
-Batch = tuple[list[Tensor], list[Target]]
 
 
 def train(
@@ -56,17 +42,18 @@ def train(
     *,
     val_json: str | os.PathLike[str] | None = None,
     val_image_root: str | os.PathLike[str] | None = None,
-    exhaustive: bool = False,
+    exhaustive: bool | None = None,
     resume: bool = False,
     device: str | None = None,
 ) -> dict[str, Any] | None:
-    """Train a model with IIF, or the plain baseline, and evaluate it.
+    """Train a model under a long-tail method, or the plain baseline, and evaluate it.
 
-    Writes into ``output_dir``: ``config.json``, checkpoints and ``last_checkpoint``,
-    TensorBoard's events, and with ``val_json`` ``inference/lvis_instances_results.json`` and
-    ``inference/eval_summary.json``. Started by torchrun, the processes share each batch.
+    Writes into ``output_dir``: ``config.json``, ``class_statistics.json``, checkpoints and
+    ``last_checkpoint``, TensorBoard's events, and with ``val_json``
+    ``inference/lvis_instances_results.json`` and ``inference/eval_summary.json``. The processes
+    that torchrun started share each batch.
 
-    The same settings, seed and number of processes give the same model on the CPU, whether the
+    On the CPU, the same settings, seed and number of processes give the same model, whether the
     run was interrupted and resumed or not.
 
     Args:
@@ -77,7 +64,8 @@ def train(
         val_json: annotations to evaluate on, of the same categories.
         val_image_root: the folder that the file names of ``val_json`` start from; by default
             ``image_root``.
-        exhaustive: the files are in COCO's format: every category was verified in every image.
+        exhaustive: whether every category was verified in every image, as in COCO; by default the
+            content of each file tells.
         resume: go on from the last checkpoint in ``output_dir``, if it has one.
         device: "cpu", "cuda" or "cuda:N"; by default a GPU where there is one.
 
@@ -85,8 +73,8 @@ def train(
         the evaluation summary, in process 0 and with ``val_json``; None otherwise.
 
     Raises:
-        InputError: a fault in the input, before training starts, but for an image or a mask that
-            cannot be decoded: that shows when its turn comes.
+        InputError: invalid input. Everything is checked before training, except that images and
+            masks are decoded when first used.
         FloatingPointError: a loss is no longer finite.
     """
     config = config or TrainConfig()
@@ -94,7 +82,8 @@ def train(
     where = pick_device(device)
     if config.amp and where.type != "cuda":
         raise InputError(f"amp is for GPUs, the device is {where}; set amp=false")
-    if not resume and (folder / checkpoint.LAST).exists():
+    started = (folder / layout.LAST_CHECKPOINT).exists()
+    if started and not resume:
         raise InputError(
             f"{folder}: holds checkpoints of an earlier run; resume it or take another folder"
         )
@@ -107,70 +96,34 @@ def train(
         statistics = ClassStatistics.from_json(train_json)
         masks = config.model.startswith("maskrcnn")
         annotations = load_annotations(
-            train_json,
-            exhaustive=exhaustive,
-            masks=masks,
-            statistics=statistics if exhaustive else None,
+            train_json, exhaustive=exhaustive, masks=masks, statistics=statistics
         )
         validation = None
         if val_json is not None:
             val_annotations = load_annotations(
-                val_json, exhaustive=exhaustive, statistics=statistics if exhaustive else None
+                val_json, exhaustive=exhaustive, statistics=statistics
             )
             check_classes(val_annotations, statistics, os.fspath(train_json))
             validation = DetectionImages(val_annotations, val_image_root or image_root)
-        data = DetectionTargets(
-            annotations,
-            image_root,
-            masks=masks,
-            cache=config.cache_images,
-        )
-        previous = checkpoint.read(folder, where) if resume and _was_started(folder) else None
-        if previous is not None:
-            _check_resumable(previous, config, statistics, folder)
+        data = DetectionTargets(annotations, image_root, masks=masks, cache=config.cache_images)
+        previous = checkpoint.read(folder, where) if started else None
 
         torch.manual_seed(config.seed)
         if previous is None:
             model = build_model(config, statistics).to(where)
         else:
-            model = checkpoint.rebuild(previous, config, statistics).to(where)
+            model = checkpoint.resume(previous, config, statistics, os.fspath(folder)).to(where)
         if rank() == 0:
             write_json(
-                folder / "config.json",
+                folder / layout.CONFIG_JSON,
                 {"config": config.to_dict(), "train": annotations.path, "versions": versions()},
             )
+            statistics.save(folder / layout.STATISTICS)
         _run(model, data, config, statistics, folder, where, previous)
         if validation is None:
             return None
         detector = checkpoint.Detector(model.eval(), config, statistics, config.iterations)
-        return evaluate_model(detector, validation, folder / "inference", where)
-
-
-def _was_started(folder: Path) -> bool:
-    return (folder / checkpoint.LAST).exists()
-
-
-def _check_resumable(
-    previous: dict[str, Any], config: TrainConfig, statistics: ClassStatistics, folder: Path
-) -> None:
-    old = previous["config"]
-    for key, value in config.to_dict().items():
-        if key not in _FREE_ON_RESUME and old.get(key) != value:
-            raise InputError(
-                f"{folder}: the run to resume has {key}={old.get(key)}, now it is {value}; "
-                "resume with the same settings or take another folder"
-            )
-    counts = {key: value for key, value in statistics.to_dict().items() if key != "source"}
-    if any(previous["statistics"][key] != value for key, value in counts.items()):
-        raise InputError(
-            f"{folder}: the run to resume was trained on other data than {statistics.source}; "
-            "take another folder"
-        )
-    if previous["iteration"] > config.iterations:
-        raise InputError(
-            f"{folder}: was trained {previous['iteration']} iterations already, more than "
-            f"iterations={config.iterations}"
-        )
+        return evaluate_model(detector, validation, folder / layout.INFERENCE, where)
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
@@ -215,7 +168,7 @@ def _run(
         )
     writer = _event_writer(folder, start) if rank() == 0 else None
     bar = tqdm(
-        _loader(data, config, start),
+        training_batches(data, config, start),
         desc="training",
         unit="it",
         initial=start,
@@ -223,7 +176,7 @@ def _run(
         mininterval=1.0,
         disable=bar_disabled(),
     )
-    for iteration, (images, targets) in enumerate(_plain_errors(bar), start):
+    for iteration, (images, targets) in enumerate(bar, start):
         # The random numbers of an iteration depend on these three alone, so that a resumed run
         # draws what the uninterrupted one would have drawn.
         state = np.random.SeedSequence([config.seed, iteration, rank()]).generate_state(1)
@@ -236,19 +189,11 @@ def _run(
             _log(writer, bar, values, rate, done)
         if rank() == 0 and (done % config.checkpoint_period == 0 or done == config.iterations):
             last = done == config.iterations
-            name = checkpoint.FINAL if last else f"model_{done - 1:07d}.pth"
+            name = layout.FINAL_CHECKPOINT if last else layout.checkpoint(done - 1)
             checkpoint.save(folder / name, model, optimizer, config, statistics, done)
     if writer is not None:
         writer.close()
     share_buffers(model)
-
-
-def _plain_errors(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield the batches; an InputError of a loader's process comes without its traceback."""
-    try:
-        yield from loader
-    except InputError as error:
-        raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
 
 
 def _event_writer(folder: Path, start: int) -> Any:
@@ -257,36 +202,6 @@ def _event_writer(folder: Path, start: int) -> Any:
     except ImportError:
         raise InputError("tensorboard is not installed: pip install tensorboard") from None
     return SummaryWriter(str(folder), purge_step=start + 1)
-
-
-def _loader(data: DetectionTargets, config: TrainConfig, start: int) -> Iterator[Batch]:
-    """Yield the batches of the iterations from ``start`` on."""
-    rows = data.annotated_images
-    factors = None
-    if config.repeat_threshold > 0:
-        factors = repeat_factors(*data.instances, len(rows), config.repeat_threshold)
-    items = batches(
-        image_stream(len(rows), config.seed, factors),
-        images_per_batch=config.images_per_batch,
-        start=start,
-        stop=config.iterations,
-        flip=config.flip,
-        seed=config.seed,
-        rank=rank(),
-        world_size=world_size(),
-    )
-    loader: Any = DataLoader(
-        data,
-        batch_sampler=([(int(rows[i]), flip) for i, flip in batch] for batch in items),
-        num_workers=config.workers,
-        collate_fn=_collate,
-    )
-    return iter(loader)
-
-
-def _collate(items: list[tuple[Tensor, Target]]) -> Batch:
-    images, targets = zip(*items, strict=True)
-    return list(images), list(targets)
 
 
 def _step(
