@@ -6,7 +6,7 @@ from detectron2.model_zoo import get_config
 from detectron2.solver import WarmupParamScheduler
 from fvcore.common.param_scheduler import MultiStepParamScheduler
 
-from iif import ClassStatistics, iif_weights
+from iif import ClassStatistics, build_method
 from iif.d2 import IIFEvaluator, IIFFastRCNNOutputLayers
 
 model = get_config("common/models/mask_rcnn_fpn.py").model
@@ -16,12 +16,12 @@ model.roi_heads.box_predictor.update(
     test_score_thresh=1e-4,
     test_topk_per_image=300,
     classifier_init="constant",
-    iif_weights=L(iif_weights)(
-        frequency=L(ClassStatistics.from_metadata)(
+    method=L(build_method)(
+        name="iif",
+        statistics=L(ClassStatistics.from_metadata)(
             metadata=L(MetadataCatalog.get)(name="lvis_v1_train")
         ),
-        variant="raw",
-        count_by="image",
+        options={"variant": "raw", "count_by": "image"},
     ),
 )
 

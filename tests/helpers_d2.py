@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,7 +15,6 @@ from detectron2.structures import BitMasks, Boxes, Instances
 
 from iif import ClassStatistics
 from iif.d2 import add_iif_config
-from iif.d2.statistics import store_statistics
 
 # Counts of 5 classes in 100 images.
 STATISTICS = ClassStatistics(
@@ -67,13 +69,24 @@ TINY = {
 }
 
 
+# The statistics files of all configurations of a test process.
+_FOLDER = tempfile.TemporaryDirectory(prefix="statistics")
+
+
+def give_statistics(cfg: CfgNode, statistics: ClassStatistics) -> None:
+    """Save statistics as a training does, and name their file in the configuration."""
+    path = Path(_FOLDER.name, f"{len(list(Path(_FOLDER.name).iterdir()))}.json")
+    statistics.save(path)
+    cfg.MODEL.LONG_TAIL.STATISTICS = str(path)
+
+
 def tiny_cfg(*overrides: object, statistics: ClassStatistics | None = STATISTICS) -> CfgNode:
     """Return the configuration of a tiny model that knows its classes' frequencies."""
     cfg = get_cfg()
     add_iif_config(cfg)
     cfg.merge_from_other_cfg(CfgNode(TINY))
     if statistics is not None:
-        store_statistics(cfg, statistics)
+        give_statistics(cfg, statistics)
     cfg.merge_from_list(list(overrides))
     return cfg
 

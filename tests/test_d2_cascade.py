@@ -16,9 +16,11 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from helpers_d2 import STATISTICS, tiny_cfg, training_batch
-from iif import iif_weights
+from iif import ClassStatistics
 from iif.d2 import IIFFastRCNNOutputLayers
 from iif.d2.roi_heads import IntermediateOutputLayers
+from iif.methods import Affine, Options
+from iif.methods.iif import iif_weights
 
 
 def cascade_cfg(*overrides: object, name: str = "IIFCascadeROIHeads", agnostic: bool = True):
@@ -57,7 +59,7 @@ def train_and_detect(model) -> dict[str, torch.Tensor]:
 def test_without_iif_it_is_detectron2s_cascade_bit_for_bit(fast):
     stock = train_and_detect(build(cascade_cfg(name="CascadeROIHeads")))
     ours = train_and_detect(
-        build(cascade_cfg("MODEL.IIF.VARIANT", "none", "MODEL.IIF.FAST_INFERENCE", fast))
+        build(cascade_cfg("MODEL.LONG_TAIL.METHOD", "none", "MODEL.LONG_TAIL.FAST_INFERENCE", fast))
     )
     assert stock.keys() == ours.keys()
     for key, value in stock.items():
@@ -69,7 +71,7 @@ def test_every_stage_has_the_weights():
     expected = iif_weights(STATISTICS).float()
     assert len(model.roi_heads.box_predictor) == 3
     for predictor, scale in zip(model.roi_heads.box_predictor, (10, 20, 30), strict=True):
-        assert torch.equal(predictor.iif_logits.weight[:-1], expected)
+        assert torch.equal(predictor.method.scale[:-1], expected)
         assert predictor.box2box_transform.weights[0] == scale
 
 
@@ -107,7 +109,28 @@ def test_a_stage_hands_on_the_box_of_the_best_foreground_class():
     proposals = Instances((100, 100), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 10, 10]] * 2)))
     scores = torch.tensor([[1.0, 2.0, 9.0], [3.0, 2.0, 9.0]])  # the background's is the best
     deltas = torch.tensor([[0.0, 0, 0, 0, 0.5, 0, 0, 0], [0.1, 0, 0, 0, 0, 0, 0, 0]])
-    (boxes,) = intermediate.predict_boxes((scores, deltas), [proposals])
+    (boxes,) = intermediate.eval().predict_boxes((scores, deltas), [proposals])
     expected = torch.tensor([[5.0, 0, 15, 10], [1.0, 0, 11, 10]])
     torch.testing.assert_close(boxes, expected)
     assert final.predict_boxes((scores, deltas), [proposals])[0].shape == (2, 8)
+
+
+def test_in_training_the_best_class_is_that_of_the_test_logits():
+    statistics = ClassStatistics(image_count=[1, 1], num_images=2)
+    scale = torch.tensor([10.0, 1.0])
+    method = Affine(Options(), statistics, scale, torch.zeros(2), phase="test")
+    stage = IntermediateOutputLayers(
+        ShapeSpec(channels=4),
+        method=method,
+        num_classes=2,
+        box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
+    ).train()
+    proposals = Instances((100, 100), proposal_boxes=Boxes(torch.tensor([[0.0, 0, 10, 10]])))
+    outputs = torch.tensor([[1.0, 2.0, 9.0]], requires_grad=True)  # 10 * 1 is above 2
+    deltas = torch.tensor([[0.1, 0, 0, 0, 0.5, 0, 0, 0]])
+    (boxes,) = stage.predict_boxes((outputs, deltas), [proposals])
+    torch.testing.assert_close(boxes, torch.tensor([[1.0, 0, 11, 10]]))
+    assert not boxes.requires_grad
+    # In evaluation forward has adjusted the logits already: not twice.
+    (boxes,) = stage.eval().predict_boxes((outputs.detach(), deltas), [proposals])
+    torch.testing.assert_close(boxes, torch.tensor([[5.0, 0, 15, 10]]))

@@ -16,10 +16,11 @@ from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
+from helpers_d2 import give_statistics
 from iif import ClassStatistics
 from iif.d2 import IIFCascadeROIHeads, IIFROIHeads, add_iif_config
 from iif.d2.cosine import CosineClassifier, CosineMaskHead
-from iif.d2.statistics import store_statistics
+from iif.methods import Method
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -37,7 +38,7 @@ def load(name: str) -> CfgNode:
 def give_counts(cfg: CfgNode) -> None:
     """Give the configuration made-up counts, so that it needs no data set."""
     counts = np.arange(1, cfg.MODEL.ROI_HEADS.NUM_CLASSES + 1)
-    store_statistics(
+    give_statistics(
         cfg, ClassStatistics(image_count=counts, num_images=100_170, instance_count=2 * counts)
     )
 
@@ -56,10 +57,10 @@ def test_it_loads_and_builds_its_heads(path):
     assert isinstance(heads, IIFCascadeROIHeads if cascade else IIFROIHeads)
     predictors = list(heads.box_predictor) if cascade else [heads.box_predictor]
     for predictor in predictors:
-        assert (predictor.iif_logits is None) == (cfg.MODEL.IIF.VARIANT == "none")
+        assert (type(predictor.method) is Method) == (cfg.MODEL.LONG_TAIL.METHOD == "none")
         assert isinstance(predictor.cls_score, CosineClassifier) == ("cosine" in path.name)
         assert (predictor.cls_score.weight == 0.001).all() == (
-            cfg.MODEL.IIF.CLASSIFIER_INIT == "constant"
+            cfg.MODEL.LONG_TAIL.CLASSIFIER_INIT == "constant"
         )
     assert isinstance(heads.mask_head, CosineMaskHead) == ("cosine" in path.name)
 
@@ -72,7 +73,7 @@ def test_a_full_schedule_is_12_or_24_epochs(path):
     (name,) = cfg.DATASETS.TRAIN
     images = next(n for prefix, n in NUM_IMAGES.items() if name.startswith(prefix))
     epoch = images / cfg.SOLVER.IMS_PER_BATCH
-    if cfg.MODEL.IIF.TRAIN_CLASSIFIER_ONLY:
+    if cfg.MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY:
         expected = [2.667, 3.667, 4]
     else:
         expected = [16, 22, 24] if "2x" in path.name else [8, 11, 12]
@@ -84,8 +85,9 @@ def test_a_full_schedule_is_12_or_24_epochs(path):
 
 def test_the_best_published_setting():
     cfg = load("lvis_iif_cosine_rfs_2x.yaml")
-    options = cfg.MODEL.IIF
-    assert (options.VARIANT, options.COUNT_BY) == ("base10", "instance")
+    assert cfg.MODEL.LONG_TAIL.METHOD == "iif"
+    assert (cfg.MODEL.IIF.VARIANT, cfg.MODEL.IIF.COUNT_BY) == ("base10", "instance")
+    options = cfg.MODEL.LONG_TAIL
     assert (options.COSINE_TEMPERATURE, options.MASK_TEMPERATURE) == (8.0, 20.0)
     assert cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST == 0.3
     assert cfg.DATALOADER.SAMPLER_TRAIN == "RepeatFactorTrainingSampler"
@@ -110,7 +112,7 @@ def test_the_lazy_models_equal_the_yamls(both):
     _, _, lazy, yaml = both
     expected, found = yaml.state_dict(), lazy.state_dict()
     assert {k: v.shape for k, v in expected.items()} == {k: v.shape for k, v in found.items()}
-    key = "roi_heads.box_predictor.iif_logits.weight"
+    key = "roi_heads.box_predictor.method.scale"
     assert torch.equal(expected[key], found[key])
     assert found[key][0].item() == pytest.approx(7.355740938246138, rel=1e-6)
 

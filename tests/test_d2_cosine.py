@@ -16,7 +16,7 @@ from helpers_d2 import tiny_cfg, training_batch
 from iif import InputError
 from iif.d2.cosine import CosineClassifier, CosineConv2d
 
-COSINE = ("MODEL.IIF.CLASSIFIER", "cosine")
+COSINE = ("MODEL.LONG_TAIL.CLASSIFIER", "cosine")
 
 
 def build(*overrides: object, seed: int = 3):
@@ -57,8 +57,8 @@ def test_a_feature_of_zeros_scores_the_bias():
 def test_both_from_the_configuration():
     model = build(
         *COSINE,
-        *("MODEL.IIF.COSINE_TEMPERATURE", 12.0),
-        *("MODEL.ROI_MASK_HEAD.NAME", "CosineMaskHead", "MODEL.IIF.MASK_TEMPERATURE", 30.0),
+        *("MODEL.LONG_TAIL.COSINE_TEMPERATURE", 12.0),
+        *("MODEL.ROI_MASK_HEAD.NAME", "CosineMaskHead", "MODEL.LONG_TAIL.MASK_TEMPERATURE", 30.0),
     )
     classifier, mask = model.roi_heads.box_predictor.cls_score, model.roi_heads.mask_head.predictor
     assert isinstance(classifier, CosineClassifier)
@@ -83,9 +83,11 @@ def test_parameters_start_and_are_named_as_those_of_the_plain_model():
 
 
 def test_iif_multiplies_the_cosine_logits():
-    plain, iif = build(*COSINE, "MODEL.IIF.VARIANT", "none"), build(*COSINE)
+    plain, iif = build(*COSINE, "MODEL.LONG_TAIL.METHOD", "none"), build(*COSINE)
+    plain.eval()
+    iif.eval()
     x = torch.randn(6, 32)
-    expected = plain.roi_heads.box_predictor(x)[0] * iif.roi_heads.box_predictor.iif_logits.weight
+    expected = plain.roi_heads.box_predictor(x)[0] * iif.roi_heads.box_predictor.method.scale
     torch.testing.assert_close(iif.roi_heads.box_predictor(x)[0], expected)
 
 
@@ -93,7 +95,7 @@ def test_iif_multiplies_the_cosine_logits():
 def test_the_authors_constant_start(heads):
     overrides = ("MODEL.ROI_HEADS.NAME", heads, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True)
     normal = build(*overrides)
-    constant = build(*overrides, "MODEL.IIF.CLASSIFIER_INIT", "constant")
+    constant = build(*overrides, "MODEL.LONG_TAIL.CLASSIFIER_INIT", "constant")
     for name, value in constant.state_dict().items():
         if name.endswith("cls_score.weight"):
             assert (value == 0.001).all()
@@ -106,14 +108,14 @@ def test_the_authors_constant_start(heads):
 @pytest.mark.parametrize(
     ("key", "legal"),
     [
-        ("CLASSIFIER", "linear, cosine"),
-        ("CLASSIFIER_INIT", "normal, constant"),
-        ("APPLY", "train_and_test, test"),
+        ("LONG_TAIL.CLASSIFIER", "linear, cosine"),
+        ("LONG_TAIL.CLASSIFIER_INIT", "normal, constant"),
+        ("IIF.APPLY", "train_and_test, test"),
     ],
 )
 def test_a_wrong_choice_is_refused(key, legal):
-    with pytest.raises(InputError, match=rf"MODEL.IIF.{key} is 'x'.*{legal}"):
-        build(f"MODEL.IIF.{key}", "x")
+    with pytest.raises(InputError, match=rf"MODEL.{key} is 'x'.*{legal}"):
+        build(f"MODEL.{key}", "x")
 
 
 def test_deep_copies_keep_the_temperature():

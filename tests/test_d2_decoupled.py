@@ -17,9 +17,9 @@ from detectron2.utils.events import EventStorage
 
 from helpers_d2 import tiny_cfg, training_batch
 from iif import InputError
-from iif.d2.train import IIFTrainer
+from iif.d2.train import Trainer
 
-ONLY = ("MODEL.IIF.TRAIN_CLASSIFIER_ONLY", True)
+ONLY = ("MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY", True)
 CASCADE = (
     *("MODEL.ROI_HEADS.NAME", "IIFCascadeROIHeads"),
     *("MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", True),
@@ -29,7 +29,7 @@ CASCADE = (
 def trained_baseline(folder, *overrides: object) -> str:
     """Save a plain model whose BatchNorm statistics are no longer the initial ones."""
     torch.manual_seed(0)
-    model = build_model(tiny_cfg("MODEL.IIF.VARIANT", "none", *overrides)).train()
+    model = build_model(tiny_cfg("MODEL.LONG_TAIL.METHOD", "none", *overrides)).train()
     with EventStorage():
         model(training_batch())
     DetectionCheckpointer(model, save_dir=str(folder)).save("baseline")
@@ -37,18 +37,20 @@ def trained_baseline(folder, *overrides: object) -> str:
 
 
 @pytest.mark.parametrize(
-    "overrides", [(), CASCADE, ("MODEL.IIF.CLASSIFIER", "cosine")], ids=["plain", "cascade", "cos"]
+    "overrides",
+    [(), CASCADE, ("MODEL.LONG_TAIL.CLASSIFIER", "cosine")],
+    ids=["plain", "cascade", "cos"],
 )
 def test_only_the_classifier_moves(overrides, tmp_path):
     weights = trained_baseline(tmp_path, *overrides)
     cfg = tiny_cfg(*ONLY, *overrides, "SOLVER.BASE_LR", 0.5, "SOLVER.WEIGHT_DECAY", 0.1)
-    model = IIFTrainer.build_model(cfg)
+    model = Trainer.build_model(cfg)
     DetectionCheckpointer(model).load(weights)
     optimizer = build_optimizer(cfg, model)
     before = copy.deepcopy(model.state_dict())
     saved = torch.load(weights, weights_only=False)["model"]
     for name, value in before.items():
-        assert "iif_logits" in name or torch.equal(value, torch.as_tensor(saved[name])), name
+        assert "method" in name or torch.equal(value, torch.as_tensor(saved[name])), name
 
     model.train()
     for seed in range(3):
@@ -66,7 +68,7 @@ def test_only_the_classifier_moves(overrides, tmp_path):
 
 def test_batch_statistics_are_neither_used_nor_gathered():
     torch.manual_seed(0)
-    model = IIFTrainer.build_model(tiny_cfg(*ONLY)).train()
+    model = Trainer.build_model(tiny_cfg(*ONLY)).train()
     norms = [m for m in model.modules() if "BatchNorm" in type(m).__name__]
     assert norms
     assert all(isinstance(norm, FrozenBatchNorm2d) for norm in norms)
@@ -75,8 +77,8 @@ def test_batch_statistics_are_neither_used_nor_gathered():
 def test_the_loss_is_the_adjusted_one(tmp_path):
     weights = trained_baseline(tmp_path)
     losses = []
-    for overrides in (ONLY, (*ONLY, "MODEL.IIF.VARIANT", "none")):
-        model = IIFTrainer.build_model(tiny_cfg(*overrides)).train()
+    for overrides in (ONLY, (*ONLY, "MODEL.LONG_TAIL.METHOD", "none")):
+        model = Trainer.build_model(tiny_cfg(*overrides)).train()
         DetectionCheckpointer(model).load(weights)
         torch.nn.init.ones_(model.roi_heads.box_predictor.cls_score.bias)
         torch.manual_seed(1)
@@ -87,10 +89,10 @@ def test_the_loss_is_the_adjusted_one(tmp_path):
 
 
 def test_all_parameters_train_without_it():
-    model = IIFTrainer.build_model(tiny_cfg())
+    model = Trainer.build_model(tiny_cfg())
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_heads_without_iif_are_refused():
     with pytest.raises(InputError, match=r"TRAIN_CLASSIFIER_ONLY needs .*IIFROIHeads"):
-        IIFTrainer.build_model(tiny_cfg(*ONLY, "MODEL.ROI_HEADS.NAME", "StandardROIHeads"))
+        Trainer.build_model(tiny_cfg(*ONLY, "MODEL.ROI_HEADS.NAME", "StandardROIHeads"))

@@ -19,7 +19,7 @@ MODELS = {
     "iif": (),
     "post-hoc": ("MODEL.IIF.APPLY", "test"),
     "cosine": (
-        *("MODEL.IIF.CLASSIFIER", "cosine"),
+        *("MODEL.LONG_TAIL.CLASSIFIER", "cosine"),
         *("MODEL.ROI_MASK_HEAD.NAME", "CosineMaskHead"),
     ),
     "cascade": (
@@ -88,5 +88,5 @@ def test_the_exported_scores_are_adjusted():
     """Otherwise the comparisons above would not notice an adjustment that is lost everywhere."""
     with torch.no_grad():
         adjusted = make_adapter()(image_of(64))
-        plain = make_adapter("MODEL.IIF.VARIANT", "none")(image_of(64))
+        plain = make_adapter("MODEL.LONG_TAIL.METHOD", "none")(image_of(64))
     assert adjusted[3].shape != plain[3].shape or not torch.equal(adjusted[3], plain[3])

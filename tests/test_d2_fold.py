@@ -17,10 +17,9 @@ from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 
 from helpers_d2 import tiny_cfg, training_batch
-from iif import InputError
+from iif import ClassStatistics, InputError, build_method
 from iif.cli import main
 from iif.d2.checkpoint import fold, load_model
-from iif.logits import IIFLogits, PostHocIIFLogits
 
 CASCADE = (
     *("MODEL.ROI_HEADS.NAME", "IIFCascadeROIHeads"),
@@ -76,7 +75,7 @@ def test_it_does_change_the_classifier(tmp_path):
     key = "roi_heads.box_predictor.cls_score.weight"
     folded = torch.load(tmp_path / "plain.pth", weights_only=True)["model"][key]
     before = model.state_dict()[key]
-    scale = model.roi_heads.box_predictor.iif_logits.weight
+    scale = model.roi_heads.box_predictor.method.scale
     torch.testing.assert_close(folded, before * scale[:, None])
     assert not torch.allclose(folded[:-1], before[:-1])
     assert torch.equal(folded[-1], before[-1])
@@ -85,14 +84,17 @@ def test_it_does_change_the_classifier(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("MODEL.IIF.CLASSIFIER", "cosine"), "cosine classifier cannot be folded.*length"),
+        (("MODEL.LONG_TAIL.CLASSIFIER", "cosine"), "cosine classifier cannot be folded.*length"),
         (("MODEL.ROI_MASK_HEAD.NAME", "CosineMaskHead"), "normalised mask predictor"),
         (
             (*CASCADE[:2], "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG", False),
             "class-specific.*class-agnostic regression only",
         ),
-        (("MODEL.IIF.VARIANT", "none"), "no IIF to fold: MODEL.IIF.VARIANT is 'none'"),
-        ((*POST_HOC[:2], "MODEL.IIF.STRENGTH", 0.0), "no IIF to fold.*STRENGTH 0.0"),
+        (("MODEL.LONG_TAIL.METHOD", "none"), "method none cannot be folded"),
+        (
+            (*POST_HOC[:2], "MODEL.IIF.STRENGTH", 0.0),
+            "method iif cannot be folded",
+        ),
     ],
 )
 def test_what_cannot_be_folded_is_refused_with_the_reason(overrides, message, tmp_path):
@@ -136,8 +138,10 @@ def test_the_command(tmp_path, capsys):
     assert str(tmp_path / "plain.yaml") in capsys.readouterr().out
     assert main([*arguments, "--output", str(tmp_path / "plain.txt")]) == 2
     assert "must end in .pth" in capsys.readouterr().err
-    assert main([*arguments, "--output", "x.pth", "MODEL.IIF.VARIANT", "none"]) == 2
-    assert "no IIF to fold" in capsys.readouterr().err
+    plain = ["MODEL.LONG_TAIL.METHOD", "none"]
+    _, weights = save_model(tiny_cfg(*plain), tmp_path)
+    assert main([*arguments, "--output", "x.pth", *plain]) == 2
+    assert "method none cannot be folded" in capsys.readouterr().err
 
 
 def test_the_folded_model_needs_no_import_of_this_project(tmp_path):
@@ -160,5 +164,9 @@ def test_the_folded_model_needs_no_import_of_this_project(tmp_path):
 
 def test_post_hoc_and_trained_adjustments_differ():
     # Otherwise the post-hoc cases above would prove nothing new.
-    logits, weights = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([2.0, 4.0])
-    assert not torch.equal(IIFLogits(weights)(logits), PostHocIIFLogits(weights)(logits))
+    logits = torch.tensor([[1.0, 2.0, 3.0]])
+    statistics = ClassStatistics(image_count=[1, 2], num_images=9)
+    trained, post_hoc = (
+        build_method("iif", statistics, {"apply": apply}) for apply in ("train_and_test", "test")
+    )
+    assert not torch.equal(trained.test_logits(logits), post_hoc.test_logits(logits))

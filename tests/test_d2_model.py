@@ -25,9 +25,13 @@ from detectron2.utils.events import EventStorage
 from torch.nn import functional as F
 
 from helpers_d2 import STATISTICS, tiny_cfg, training_batch
-from iif import ClassStatistics, InputError, iif_weights
+from iif import ClassStatistics, InputError, build_method
 from iif.d2 import IIFFastRCNNOutputLayers, IIFROIHeads, add_iif_config
-from iif.d2.statistics import statistics_from_config, weights_from_config
+from iif.d2.config import load_config
+from iif.d2.method import method_from_config
+from iif.d2.statistics import statistics_from_config
+from iif.methods import Affine, Method, Options
+from iif.methods.iif import iif_weights
 
 K = 5
 
@@ -62,7 +66,11 @@ def predictors(weights: torch.Tensor | None, **kwargs: object) -> tuple:
     stock = FastRCNNOutputLayers(ShapeSpec(channels=8), **arguments)
     torch.nn.init.normal_(stock.cls_score.weight)
     torch.nn.init.normal_(stock.cls_score.bias)
-    ours = IIFFastRCNNOutputLayers(ShapeSpec(channels=8), iif_weights=weights, **arguments)
+    method = None
+    if weights is not None:
+        zero = torch.zeros_like(weights)
+        method = Affine(Options(), STATISTICS, weights, zero, phase="train_and_test")
+    ours = IIFFastRCNNOutputLayers(ShapeSpec(channels=8), method=method, **arguments)
     ours.load_state_dict(stock.state_dict())
     return stock, ours
 
@@ -94,6 +102,8 @@ def test_without_iif_the_predictor_is_detectron2s_bit_for_bit(num_regions, seed,
         assert expected.keys() == found.keys()
         for key, value in expected.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(found[key])), key
+    stock.eval()
+    ours.eval()
     for expected, found in zip(
         stock.inference(stock(features), proposals),
         ours.inference(ours(features), proposals),
@@ -126,9 +136,10 @@ def test_loss_accuracy_and_probabilities_use_the_same_adjusted_logits(num_region
     assert values["fast_rcnn/cls_accuracy"] == pytest.approx(
         (adjusted.argmax(1) == classes).float().mean().item()
     )
+    stock_values, _ = run_predictor(stock, features, proposals)
+    ours.eval()
     probabilities = torch.cat(ours.predict_probs(ours(features), proposals))
     torch.testing.assert_close(probabilities, adjusted.softmax(1))
-    stock_values, _ = run_predictor(stock, features, proposals)
     assert torch.equal(values["loss_box_reg"], stock_values["loss_box_reg"])
 
 
@@ -138,7 +149,7 @@ def test_one_region_by_hand():
         for predictor in (stock, ours):
             predictor.cls_score.weight.zero_()
             predictor.cls_score.bias.copy_(torch.tensor([1.0, 0.5, 0.0, 0.0, 0.0, -1.0]))
-    logits, _ = ours(torch.zeros(1, 8))
+    logits, _ = ours.eval()(torch.zeros(1, 8))
     assert logits.tolist() == [[2.0, 1.5, 0.0, 0.0, 0.0, -1.0]]
     # e^2 / (e^2 + e^1.5 + 3 + e^-1) = 7.38906 / 15.23862
     probability = ours.predict_probs((logits, None), [proposals_for(2, 0)[0]])[0]
@@ -154,10 +165,14 @@ def build(cfg, seed=3):
     return build_model(cfg)
 
 
-@pytest.mark.parametrize("variant", ["none", "raw", "base10"])
-def test_a_model_starts_as_detectron2s_for_the_same_seed(variant):
+@pytest.mark.parametrize(
+    "overrides",
+    [("MODEL.LONG_TAIL.METHOD", "none"), (), ("MODEL.IIF.VARIANT", "base10")],
+    ids=["none", "raw", "base10"],
+)
+def test_a_model_starts_as_detectron2s_for_the_same_seed(overrides):
     stock = build(stock_cfg())
-    ours = build(tiny_cfg("MODEL.IIF.VARIANT", variant))
+    ours = build(tiny_cfg(*overrides))
     assert isinstance(ours.roi_heads, IIFROIHeads)
     expected, found = dict(stock.named_parameters()), dict(ours.named_parameters())
     assert expected.keys() == found.keys()
@@ -168,7 +183,7 @@ def test_a_model_starts_as_detectron2s_for_the_same_seed(variant):
 def test_without_iif_a_model_trains_and_detects_as_detectron2s():
     batch = training_batch()
     outcomes = []
-    for cfg in (stock_cfg(), tiny_cfg("MODEL.IIF.VARIANT", "none")):
+    for cfg in (stock_cfg(), tiny_cfg("MODEL.LONG_TAIL.METHOD", "none")):
         model = build(cfg)
         torch.manual_seed(7)
         with EventStorage():
@@ -190,14 +205,14 @@ def test_without_iif_a_model_trains_and_detects_as_detectron2s():
 def test_the_weights_are_those_of_the_configuration():
     for variant, count_by in (("raw", "image"), ("base10", "instance")):
         model = build(tiny_cfg("MODEL.IIF.VARIANT", variant, "MODEL.IIF.COUNT_BY", count_by))
-        found = model.roi_heads.box_predictor.iif_logits.weight
+        found = model.roi_heads.box_predictor.method.scale
         expected = iif_weights(STATISTICS, variant, count_by).float()
         assert torch.equal(found, torch.cat([expected, torch.ones(1)]))
 
 
 def test_num_images_of_the_configuration_goes_before_that_of_the_source():
-    cfg = tiny_cfg("MODEL.IIF.NUM_IMAGES", 1000)
-    found = build(cfg).roi_heads.box_predictor.iif_logits.weight[:K]
+    cfg = tiny_cfg("MODEL.LONG_TAIL.NUM_IMAGES", 1000)
+    found = build(cfg).roi_heads.box_predictor.method.scale[:K]
     np.testing.assert_allclose(found, np.log(1000 / STATISTICS.image_count), rtol=1e-6)
 
 
@@ -212,10 +227,15 @@ def test_counts_survive_the_configuration_file(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["MODEL.IIF.VARIANT", "row"], "VARIANT.*'row'.*none, raw, smooth, prob, normit, gombit"),
-        (["MODEL.IIF.COUNT_BY", "box"], "count_by.*'box'.*image, instance"),
-        (["MODEL.IIF.ZERO_COUNT", "no"], "zero_count.*'no'.*error, clamp"),
-        (["MODEL.IIF.NONPOSITIVE", "no"], "nonpositive.*'no'.*error, clamp"),
+        (
+            ["MODEL.IIF.VARIANT", "row"],
+            r"VARIANT is 'row'.*raw, smooth, prob, normit, gombit",
+        ),
+        (["MODEL.IIF.COUNT_BY", "box"], r"MODEL\.IIF\.COUNT_BY.*'box'.*image, instance"),
+        (["MODEL.IIF.ZERO_COUNT", "no"], r"MODEL\.IIF\.ZERO_COUNT.*'no'.*error, clamp"),
+        (["MODEL.IIF.NONPOSITIVE", "no"], r"MODEL\.IIF\.NONPOSITIVE.*'no'.*error, clamp"),
+        (["MODEL.IIF.VARIANT", "none"], r"is a method: set MODEL\.LONG_TAIL\.METHOD none"),
+        (["MODEL.LONG_TAIL.METHOD", "iff"], r"MODEL\.LONG_TAIL\.METHOD is 'iff'.*none, iif"),
         (["MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE", True], "softmax.*USE_SIGMOID_CE"),
         (["MODEL.ROI_HEADS.NUM_CLASSES", 6], "NUM_CLASSES is 6.*set.*NUM_CLASSES 5"),
         (["MODEL.IIF.VARIANT", "prob"], "prob weight by image of class 'a'"),
@@ -228,11 +248,11 @@ def test_a_wrong_value_is_refused_when_the_model_is_built(overrides, message):
 
 def test_the_federated_loss_is_refused_by_its_name():
     with pytest.raises(InputError, match=r"softmax.*USE_FED_LOSS"):
-        weights_from_config(tiny_cfg("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True))
+        method_from_config(tiny_cfg("MODEL.ROI_BOX_HEAD.USE_FED_LOSS", True))
 
 
 def test_without_counts_and_training_set_the_model_is_refused():
-    with pytest.raises(InputError, match=r"DATASETS.TRAIN is empty.*FREQUENCY_FILE"):
+    with pytest.raises(InputError, match=r"DATASETS.TRAIN is empty.*MODEL.LONG_TAIL.STATISTICS"):
         build(tiny_cfg(statistics=None))
 
 
@@ -240,7 +260,7 @@ def test_built_in_lvis_needs_no_file_to_count_by_image():
     cfg = tiny_cfg(
         "MODEL.ROI_HEADS.NUM_CLASSES", 1203, "DATASETS.TRAIN", ("lvis_v1_train",), statistics=None
     )
-    weight = build(cfg).roi_heads.box_predictor.iif_logits.weight
+    weight = build(cfg).roi_heads.box_predictor.method.scale
     assert weight[0].item() == pytest.approx(7.355740938246138, rel=1e-6)
 
 
@@ -276,20 +296,36 @@ def test_a_plain_checkpoint_loads_without_a_word_and_keeps_the_weights(tmp_path,
     DetectionCheckpointer(model).load(path)
     assert warned == set()
     expected = iif_weights(STATISTICS).float()
-    assert torch.equal(model.roi_heads.box_predictor.iif_logits.weight[:K], expected)
+    assert torch.equal(model.roi_heads.box_predictor.method.scale[:K], expected)
     stock = build(stock_cfg(), seed=1)
     for name, value in stock.named_parameters():
         assert torch.equal(value, dict(model.named_parameters())[name])
 
 
-def test_the_weights_of_a_checkpoint_win_with_a_warning(tmp_path, warned):
+def test_training_takes_the_configurations_method_whatever_the_checkpoint_holds(tmp_path, warned):
     path = checkpoint_of(build(tiny_cfg()), "raw", tmp_path)
     model = build(tiny_cfg("MODEL.IIF.VARIANT", "base10"))
     DetectionCheckpointer(model).load(path)
-    expected = iif_weights(STATISTICS).float()
-    assert torch.equal(model.roi_heads.box_predictor.iif_logits.weight[:K], expected)
-    (message,) = warned
-    assert "class index 4: 4.60517 in the checkpoint, 2 by MODEL.IIF" in message
+    expected = iif_weights(STATISTICS, "base10").float()
+    assert torch.equal(model.roi_heads.box_predictor.method.scale[:K], expected)
+    assert warned == set()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("MODEL.IIF.VARIANT", "base10"), "method iif.*other values of its buffers"),
+        (("MODEL.LONG_TAIL.METHOD", "none"), "method none.*buffers of another method"),
+        (("MODEL.IIF.APPLY", "test"), "method iif.*buffers of another method"),
+    ],
+)
+def test_even_detectron2s_checkpointer_evaluates_no_other_method(overrides, message, tmp_path):
+    """As DefaultPredictor loads: in evaluation mode, without a look at the record."""
+    path = checkpoint_of(build(tiny_cfg()), "raw", tmp_path)
+    model = build(tiny_cfg(*overrides)).eval()
+    with pytest.raises(InputError, match=message):
+        DetectionCheckpointer(model).load(path)
+    DetectionCheckpointer(build(tiny_cfg()).eval()).load(path)
 
 
 def test_the_same_weights_load_without_a_word(tmp_path, warned):
@@ -325,3 +361,73 @@ def test_two_training_sets_are_counted_together():
     other = ClassStatistics(image_count=[1, 1, 1, 1, 1], num_images=5, names=list("vwxyz"))
     with pytest.raises(InputError, match="categories differ"):
         _add(STATISTICS, other)
+
+
+def test_a_method_of_other_classes_is_refused():
+    statistics = ClassStatistics(image_count=[1, 2, 3], num_images=9)
+    with pytest.raises(InputError, match="built for 3 classes, but the classifier has 5"):
+        IIFFastRCNNOutputLayers(
+            ShapeSpec(channels=8),
+            method=build_method("iif", statistics),
+            num_classes=K,
+            box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
+        )
+
+
+class Sigmoid(Method):
+    """A head without softmax and with an output more, to test what the engine owes a method."""
+
+    extra_outputs = 1
+
+    def training_logits(self, outputs, labels):
+        return outputs[:, :-1]
+
+    def test_logits(self, outputs):
+        return outputs[:, :-1]
+
+    def probabilities(self, logits):
+        return logits.sigmoid() * 0.5
+
+    def loss(self, outputs, labels):
+        return (outputs[:, -1] - labels).square().mean()
+
+
+def test_a_methods_own_outputs_probabilities_and_loss_are_used():
+    torch.manual_seed(0)
+    predictor = IIFFastRCNNOutputLayers(
+        ShapeSpec(channels=8),
+        method=Sigmoid(),
+        num_classes=K,
+        loss_weight={"loss_cls": 2.0},
+        box2box_transform=Box2BoxTransform((1.0, 1.0, 1.0, 1.0)),
+    )
+    assert predictor.cls_score.out_features == K + 2
+    features, proposals = torch.randn(12, 8), proposals_for(12, 0)
+    labels = torch.cat([p.gt_classes for p in proposals])
+    losses, _ = run_predictor(predictor, features, proposals)
+    expected = 2 * (predictor.cls_score(features)[:, -1] - labels).square().mean()
+    torch.testing.assert_close(losses["loss_cls"], expected)
+    predictor.eval()
+    logits, _ = predictor(features)
+    assert logits.shape == (12, K + 1)
+    found = torch.cat(predictor.predict_probs((logits, None), proposals))
+    torch.testing.assert_close(found, logits.sigmoid() * 0.5)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("CLASSIFIER", "CLASSIFIER"),
+        ("COSINE_TEMPERATURE", "COSINE_TEMPERATURE"),
+        ("NUM_IMAGES", "NUM_IMAGES"),
+        ("FREQUENCY_FILE", "STATISTICS"),
+        ("FREQUENCY.NUM_IMAGES", "STATISTICS"),
+    ],
+)
+def test_an_old_key_is_answered_with_the_new_one(old, new, tmp_path):
+    (tmp_path / "old.yaml").write_text(f"MODEL:\n  IIF:\n    {old.split('.')[0]}: 1\n")
+    for arguments in ((str(tmp_path / "old.yaml"), []), ("", [f"MODEL.IIF.{old}", 1])):
+        with pytest.raises(
+            InputError, match=rf"MODEL.IIF.{old.split('.')[0]}.*MODEL.LONG_TAIL.{new}"
+        ):
+            load_config(*arguments)

@@ -6,8 +6,6 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
@@ -16,8 +14,9 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from helpers_d2 import STATISTICS, tiny_cfg, training_batch
-from iif import InputError, iif_weights
-from iif.logits import PostHocIIFLogits
+from iif import InputError
+from iif.d2.checkpoint import MethodCheckpointer
+from iif.methods.iif import iif_weights
 
 POST_HOC = ("MODEL.IIF.APPLY", "test")
 
@@ -48,30 +47,8 @@ def sharpen(model):
     return model
 
 
-@settings(max_examples=50, deadline=None)
-@given(seed=st.integers(0, 2**31), shift=st.floats(-50, 50), background=st.sampled_from([0, 1]))
-def test_a_shift_of_the_logits_changes_nothing(seed, shift, background):
-    generator = torch.Generator().manual_seed(seed)
-    weights = torch.rand(6, generator=generator, dtype=torch.float64) * 5 + 0.1
-    logits = torch.randn(4, 7, generator=generator, dtype=torch.float64) * 5
-    layer = PostHocIIFLogits(weights, background=("first", "last")[background]).double()
-    before = logits.clone()
-    found = layer(logits)
-    torch.testing.assert_close(layer(logits + shift), found)
-    assert torch.equal(logits, before)
-    column, foreground = ((0, slice(1, None)), (-1, slice(-1)))[background]
-    assert (found[:, column] == 0).all()
-    expected = weights.float() * (logits[:, foreground] - logits[:, [column]])
-    torch.testing.assert_close(found[:, foreground], expected)
-
-
-def test_by_hand():
-    layer = PostHocIIFLogits(torch.tensor([2.0, 3.0]))
-    assert layer(torch.tensor([[1.0, 0.5, -1.0]])).tolist() == [[4.0, 4.5, 0.0]]
-
-
 def test_training_is_the_baselines_bit_for_bit():
-    plain, post_hoc = build("MODEL.IIF.VARIANT", "none"), build(*POST_HOC)
+    plain, post_hoc = build("MODEL.LONG_TAIL.METHOD", "none"), build(*POST_HOC)
     expected, found = losses_of(plain), losses_of(post_hoc)
     assert expected.keys() == found.keys()
     for name, value in expected.items():
@@ -79,7 +56,7 @@ def test_training_is_the_baselines_bit_for_bit():
 
 
 def test_inference_weights_the_logits_relative_to_the_background():
-    plain = sharpen(build("MODEL.IIF.VARIANT", "none")).eval()
+    plain = sharpen(build("MODEL.LONG_TAIL.METHOD", "none")).eval()
     post_hoc = sharpen(build(*POST_HOC, "MODEL.IIF.STRENGTH", 0.5)).eval()
     x = torch.randn(5, 32)
     logits = plain.roi_heads.box_predictor(x)[0]
@@ -90,7 +67,7 @@ def test_inference_weights_the_logits_relative_to_the_background():
 
 
 def test_strength_0_is_the_baseline_bit_for_bit():
-    expected = detections_of(sharpen(build("MODEL.IIF.VARIANT", "none")))
+    expected = detections_of(sharpen(build("MODEL.LONG_TAIL.METHOD", "none")))
     found = detections_of(sharpen(build(*POST_HOC, "MODEL.IIF.STRENGTH", 0.0)))
     assert len(expected["scores"]) > 0
     for name, value in expected.items():
@@ -100,21 +77,24 @@ def test_strength_0_is_the_baseline_bit_for_bit():
 def test_strength_is_an_exponent_of_the_weights_in_training_too():
     model = build("MODEL.IIF.STRENGTH", 0.25)
     expected = (iif_weights(STATISTICS) ** 0.25).float()
-    assert torch.equal(model.roi_heads.box_predictor.iif_logits.weight[:-1], expected)
+    assert torch.equal(model.roi_heads.box_predictor.method.scale[:-1], expected)
 
 
 @pytest.mark.parametrize("strength", [-0.5, float("inf"), float("nan")])
 def test_a_wrong_strength_is_refused(strength):
-    with pytest.raises(InputError, match=r"MODEL.IIF.STRENGTH is .*; it must be 0 .* or more"):
+    with pytest.raises(InputError, match=r"MODEL.IIF.STRENGTH is .*; it must be a number, 0 or"):
         build("MODEL.IIF.STRENGTH", strength)
 
 
 def test_its_checkpoint_is_a_plain_models():
-    plain, post_hoc = build("MODEL.IIF.VARIANT", "none"), build(*POST_HOC)
+    plain, post_hoc = build("MODEL.LONG_TAIL.METHOD", "none"), build(*POST_HOC)
     assert plain.state_dict().keys() == post_hoc.state_dict().keys()
 
 
 def test_a_checkpoint_trained_with_iif_is_refused(tmp_path):
     DetectionCheckpointer(build(), save_dir=str(tmp_path)).save("iif")
-    with pytest.raises(InputError, match=r"trained with IIF.*second time.*train_and_test"):
-        DetectionCheckpointer(build(*POST_HOC)).load(str(tmp_path / "iif.pth"))
+    with pytest.raises(InputError, match=r"under method iif.*hold buffers of another method"):
+        DetectionCheckpointer(build(*POST_HOC).eval()).load(str(tmp_path / "iif.pth"))
+    MethodCheckpointer(build(), save_dir=str(tmp_path)).save("iif")
+    with pytest.raises(InputError, match=r"trained with iif.apply train_and_test.*has test"):
+        MethodCheckpointer(build(*POST_HOC), evaluate=True).load(str(tmp_path / "iif.pth"))

@@ -24,9 +24,10 @@ from detectron2.structures import Boxes, Instances
 from pycocotools import mask as mask_util
 
 from helpers_d2 import TINY
-from iif import ClassStatistics, iif_weights
-from iif.d2 import IIFEvaluator, add_iif_config, register_custom_datasets
+from iif import ClassStatistics
+from iif.d2 import IIFEvaluator, add_iif_config, register_custom_datasets, statistics_from_config
 from iif.d2.train import run
+from iif.methods.iif import iif_weights
 
 ROOT = Path(__file__).parents[1]
 ITERATIONS = 20
@@ -69,7 +70,7 @@ def config_file(glyphs_dir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def baseline(config_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "baseline"
-    overrides = ["MODEL.IIF.VARIANT", "none", "OUTPUT_DIR", str(folder)]
+    overrides = ["MODEL.LONG_TAIL.METHOD", "none", "OUTPUT_DIR", str(folder)]
     assert run(["--config-file", str(config_file), *overrides]) == 0
     return folder
 
@@ -99,12 +100,13 @@ def saved_config(folder):
 
 def test_a_run_leaves_model_counts_detections_and_summary(iif_run, glyphs_dir):
     counted = ClassStatistics.from_json(glyphs_dir / "glyphs_train.json")
-    stored = saved_config(iif_run).MODEL.IIF.FREQUENCY
-    assert counted.image_count.tolist() == stored.IMAGE_COUNT
-    assert counted.instance_count.tolist() == stored.INSTANCE_COUNT
-    assert counted.num_images == stored.NUM_IMAGES
+    stored = ClassStatistics.load(iif_run / "class_statistics.json")
+    assert stored.to_dict() == counted.to_dict()
+    named = saved_config(iif_run).MODEL.LONG_TAIL.STATISTICS
+    assert named == str(iif_run / "class_statistics.json")
+    assert len((iif_run / "config.yaml").read_text().splitlines()) < 400
     model = torch.load(iif_run / "model_final.pth", weights_only=False)["model"]
-    weight = model["roi_heads.box_predictor.iif_logits.weight"]
+    weight = model["roi_heads.box_predictor.method.scale"]
     assert torch.equal(weight[:-1], iif_weights(counted).float())
 
     summary = read(iif_run / "inference" / "eval_summary.json")
@@ -149,7 +151,7 @@ def test_a_cascade_trains_and_is_evaluated(config_file, tmp_path):
 def test_resuming_goes_on_where_the_run_ended(config_file, baseline, tmp_path):
     folder = tmp_path / "resumed"
     shutil.copytree(baseline, folder)
-    overrides = ["MODEL.IIF.VARIANT", "none", "OUTPUT_DIR", str(folder)]
+    overrides = ["MODEL.LONG_TAIL.METHOD", "none", "OUTPUT_DIR", str(folder)]
     more = ["SOLVER.MAX_ITER", str(ITERATIONS + 4), "TEST.EVAL_PERIOD", "22"]
     assert run(["--resume", "--config-file", str(config_file), *overrides, *more]) == 0
     assert f"Starting training from iteration {ITERATIONS}" in (folder / "log.txt").read_text()
@@ -178,7 +180,7 @@ def test_inference_needs_no_annotations_at_all(iif_run, glyphs_dir):
         [name, "/nowhere/a.json", "/nowhere"] for name, *_ in cfg.DATASETS.CUSTOM
     ]
     cfg.MODEL.WEIGHTS = str(iif_run / "model_final.pth")
-    register_custom_datasets(cfg)
+    register_custom_datasets(cfg, statistics_from_config(cfg))
     predictor = DefaultPredictor(cfg)
     names = [c["name"] for c in read(glyphs_dir / "glyphs_val.json")["categories"]]
     assert predictor.metadata.thing_classes == names
@@ -229,8 +231,8 @@ def test_two_cpu_processes_train_and_evaluate_together(config_file, glyphs_dir, 
         ("--config-file nothing.yaml", "", "nothing.yaml"),
         ("", "MODEL.IIF.VARIENT raw", "MODEL.IIF.VARIENT"),
         ("", "MODEL.IIF.VARIANT", "odd length"),
-        ("", "MODEL.IIF.NUM_IMAGES many", "MODEL.IIF.NUM_IMAGES"),
-        ("", "MODEL.IIF.VARIANT rawest", "none, raw, smooth"),
+        ("", "MODEL.LONG_TAIL.NUM_IMAGES many", "MODEL.LONG_TAIL.NUM_IMAGES"),
+        ("", "MODEL.IIF.VARIANT rawest", "must be one of raw, smooth"),
         ("", "MODEL.ROI_HEADS.NUM_CLASSES 7", "set MODEL.ROI_HEADS.NUM_CLASSES"),
         ("", "MODEL.ROI_HEADS.NAME StandardROIHeads", "set MODEL.ROI_HEADS.NAME IIFROIHeads"),
         ("", "MODEL.ROI_HEADS.NAME IIFHeads", "no ROI heads 'IIFHeads'"),
@@ -239,7 +241,7 @@ def test_two_cpu_processes_train_and_evaluate_together(config_file, glyphs_dir, 
         ("", "DATASETS.TRAIN ()", "DATASETS.TRAIN is empty"),
         ("", "DATASETS.TEST ('lvis_v1_val',)", "DETECTRON2_DATASETS"),
         ("", "DATASETS.CUSTOM [['glyphs_train','x.json','y']]", "no such file x.json"),
-        ("", "MODEL.IIF.FREQUENCY_FILE x.json", "x.json: no such file"),
+        ("", "MODEL.LONG_TAIL.STATISTICS x.json", "x.json: no such file"),
         ("--num-gpus 2", "SOLVER.IMS_PER_BATCH 3", "2 processes cannot share"),
         (
             "--num-gpus 2",

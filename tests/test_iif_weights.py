@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mpmath import mp, mpf
 
-from iif import ClassStatistics, InputError, 
+from iif import ClassStatistics, InputError
 from iif.cli import main
-from iif.report.plots import plot_weights
 from iif.methods.iif import COUNT_BY, VARIANTS, iif_weights
+from iif.report.plots import plot_weights
 from iif.report.weights import write_weights_csv
 
 mp.dps = 40

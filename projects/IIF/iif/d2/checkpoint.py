@@ -68,11 +68,16 @@ class MethodCheckpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: Any) -> Any:
         found = checkpoint.get(RECORD)
         method = next(iter(methods_of(self.model)), Method())
+        buffers = any(f".{PREFIX}" in key for key in checkpoint["model"])
         if self._evaluate:
-            check_evaluated(method, found, self._path)
+            self.model.eval()  # where a method refuses buffers that are not its own
+            if not checkpoint.get("matching_heuristics"):
+                self._refuse_missing(checkpoint["model"])
+            if found is not None or not buffers:
+                check_evaluated(method, found, self._path)
         elif self._resume:
             check_resumed(method, found, self._path)
-        elif any(f".{PREFIX}" in key for key in checkpoint["model"]):
+        elif buffers:
             logger.info(
                 "%s was trained under method %s: its buffers are not loaded, this training takes "
                 "method %s of the configuration",
@@ -82,16 +87,30 @@ class MethodCheckpointer(DetectionCheckpointer):
             )
         return super()._load_model(checkpoint)
 
+    def _refuse_missing(self, state: dict[str, Any]) -> None:
+        """Refuse a checkpoint that lacks parameters, whatever its method."""
+        faults = []
+        for name, value in self.model.state_dict().items():
+            found = state.get(name, state.get(f"module.{name}"))
+            if f".{PREFIX}" not in name and (
+                found is None or tuple(found.shape) != tuple(value.shape)
+            ):
+                faults.append(name)
+        self._refuse(faults)
+
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         shapes = [key for key, *_ in incompatible.incorrect_shapes]
-        faults = [*incompatible.missing_keys, *shapes]
-        if self._evaluate and faults:
+        if self._evaluate:
+            self._refuse([*incompatible.missing_keys, *shapes])
+        super()._log_incompatible_keys(incompatible)
+
+    def _refuse(self, faults: list[str]) -> None:
+        if faults:
             raise InputError(
                 f"{self._path}: does not fit the configuration: {len(faults)} parameters are "
                 f"missing or of another shape, among them {faults[0]}; give a checkpoint of the "
                 "whole model, and its own config.yaml"
             )
-        super()._log_incompatible_keys(incompatible)
 
 
 def load_model(cfg: CfgNode, weights: str) -> Any:

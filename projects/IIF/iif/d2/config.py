@@ -24,6 +24,10 @@ _MOVED = {
     ),
     "FREQUENCY_FILE": "STATISTICS",
     "FREQUENCY": "STATISTICS",
+    **{
+        f"FREQUENCY.{key}": "STATISTICS"
+        for key in ("IDS", "NAMES", "IMAGE_COUNT", "INSTANCE_COUNT", "NUM_IMAGES", "SOURCE")
+    },
 }
 
 

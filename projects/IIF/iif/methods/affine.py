@@ -29,6 +29,7 @@ class Affine(Method):
     shift: Tensor
     phase: str
     relative: bool
+    shifted: bool
 
     def __init__(
         self,
@@ -48,16 +49,31 @@ class Affine(Method):
             scale, shift: (K,) in the order of the category ids.
             phase: when the logits are adjusted.
             relative: see the class.
+
+        Raises:
+            ValueError: there is not one scale and shift per class, or one is unusable.
         """
         super().__init__(options, statistics, background=background)
+        if scale.shape != (len(statistics),) or shift.shape != scale.shape:
+            raise ValueError(
+                f"scale and shift have shapes {tuple(scale.shape)} and {tuple(shift.shape)}; "
+                f"expected ({len(statistics)},), one of each per class"
+            )
+        if not (scale.isfinite() & (scale > 0) & shift.isfinite()).all():
+            raise ValueError("scale must be finite and positive, shift finite")
         if background:
             scale = torch.cat([scale, scale.new_ones(1)])
             shift = torch.cat([shift, shift.new_zeros(1)])
         trained = phase != "test"
-        self.register_buffer("scale", scale.to(torch.float32), persistent=trained)
-        self.register_buffer("shift", shift.to(torch.float32), persistent=trained)
+        self.register_buffer(
+            "scale", scale.detach().to(torch.float32, copy=True), persistent=trained
+        )
+        self.register_buffer(
+            "shift", shift.detach().to(torch.float32, copy=True), persistent=trained
+        )
         self.phase = phase
         self.relative = relative
+        self.shifted = bool((shift != 0).any())
 
     @property
     def acts_in_training(self) -> bool:
@@ -79,7 +95,10 @@ class Affine(Method):
                 logits = logits - logits[..., -1:]
             else:
                 logits = logits - logits.mean(dim=-1, keepdim=True)
-        return torch.addcmul(self.shift.to(logits.dtype), logits, self.scale.to(logits.dtype))
+        scale = self.scale.to(logits.dtype)
+        if not self.shifted:  # adding 0 would cost a sign of zero
+            return logits * scale
+        return torch.addcmul(self.shift.to(logits.dtype), logits, scale)
 
     def training_logits(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """Return the logits of training, adjusted unless the phase is "test"."""
@@ -111,4 +130,4 @@ class Affine(Method):
             f"{name} {values[columns].min():.4g} to {values[columns].max():.4g}"
             for name, values in (("scale", self.scale), ("shift", self.shift))
         ]
-        return ", ".join([super().extra_repr(), *ranges])
+        return ", ".join([super().extra_repr(), f"num_classes={self.num_classes}", *ranges])

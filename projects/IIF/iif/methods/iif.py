@@ -113,7 +113,8 @@ class IIF(Affine):
             scale,
             torch.zeros_like(scale),
             phase=options.apply,
-            relative=options.apply == "test",
+            # At strength 0 the logits stay as they are: the softmax bit for bit.
+            relative=options.apply == "test" and options.strength > 0,
             background=background,
         )
 
