@@ -18,13 +18,7 @@ from iif.evaluation.summary_file import find_summary
 from iif.report.comparison_plots import plot_difference_by_image_count
 from iif.report.pipelines import save_comparison
 from iif.report.records import comparison_categories_csv, comparison_csv, comparison_json
-from iif.report.tables import (
-    csv_text,
-    markdown_table,
-    number,
-    signed,
-    text_table,
-)
+from iif.report.tables import number, signed
 from iif.report.text import comparison_markdown, comparison_text
 
 SETTINGS = {"score_threshold": 1e-4, "nms_threshold": 0.5, "detections_per_image": 300}
@@ -260,7 +254,7 @@ def test_equal_folder_names_are_told_apart(runs, tmp_path):
     assert comparison.names == ["first/run", "second/run"]
 
 
-def test_more_runs_are_each_held_against_the_baseline(runs):
+def test_more_runs_are_each_compared_with_the_baseline(runs):
     comparison = quick([runs[0], runs[1], runs[0]], names=["base", "a", "b"])
     for row in comparison.metrics:
         assert len(row.values) == 3
@@ -309,31 +303,3 @@ def test_scatter_draws_each_category_in_its_group(evaluated):
             if row.group == group and row.difference["segm"][0] is not None
         ]
         np.testing.assert_allclose(points.get_offsets(), expected)
-
-
-@pytest.mark.parametrize(
-    ("value", "with_sign", "text"),
-    [
-        (None, False, "-"),
-        (float("nan"), True, "-"),
-        (1234.5, False, "1,234.50"),
-        (1.005, True, "+1.00"),
-        (-0.001, True, "0.00"),
-        (-0.001, False, "0.00"),
-        (-2.5, True, "-2.50"),
-    ],
-)
-def test_numbers(value, with_sign, text):
-    assert (signed if with_sign else number)(value) == text
-
-
-def test_tables():
-    rows = [["a", "1.0"], ["long|name", "-"]]
-    assert text_table(["name", "AP"], rows).splitlines() == [
-        "name        AP",
-        "---------  ---",
-        "a          1.0",
-        "long|name    -",
-    ]
-    assert "| long\\|name | - |" in markdown_table(["name", "AP"], rows)
-    assert csv_text(["a", "b"], [['x,"y', None], [1, 0.1]]) == 'a,b\n"x,""y",\n1,0.1\n'
