@@ -17,10 +17,12 @@ from pycocotools import mask as coco_mask
 
 from iif import ClassStatistics, InputError
 from iif.cli import main
-from iif.data import characters, glyphs
-from iif.data.characters import choose_characters, draw_character, font_path
-from iif.data.glyphs import GlyphSettings, make_glyphs, training_counts
 from iif.data.polygons import coverage_to_polygons
+from iif.demo import characters, glyphs
+from iif.demo.characters import choose_characters, draw_character, font_path
+from iif.demo.drawing import Glyph, draw_image
+from iif.demo.glyphs import GlyphSettings, make_glyphs
+from iif.demo.plan import ImagePlan, plan_images, training_counts
 
 MEDIUM = GlyphSettings(categories=30, train=120, val=40, image_size=96, seed=3)
 
@@ -34,7 +36,7 @@ def all_bytes(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.endswith(".frequency.json")
+        if path.is_file() and not path.name.endswith(".statistics.json")
     }
 
 
@@ -48,10 +50,10 @@ def medium(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def truth() -> dict[int, tuple[glyphs._ImagePlan, list[glyphs._Glyph]]]:
+def truth() -> dict[int, tuple[ImagePlan, list[Glyph]]]:
     """What each image of the medium set really shows, drawn again."""
-    artist = glyphs._Artist(tuple(choose_characters(MEDIUM.categories)), MEDIUM, Path())
-    return {plan.image_id: (plan, artist.draw(plan)[1]) for plan in glyphs._plan(MEDIUM)}
+    chosen = choose_characters(MEDIUM.categories)
+    return {p.image_id: (p, draw_image(p, chosen, MEDIUM)[1]) for p in plan_images(MEDIUM)}
 
 
 # ------------------------------------------------------------------------------- whole data set
@@ -247,7 +249,7 @@ def test_a_set_that_is_there_is_left_alone(glyphs_dir, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
     other = GlyphSettings(categories=5, train=4, val=3, image_size=64)
-    with pytest.raises(InputError, match=r"other settings.*--overwrite"):
+    with pytest.raises(InputError, match=r"other settings.*or replace it"):
         make_glyphs(folder, other, workers=1)
     make_glyphs(folder, other, workers=1, overwrite=True)
     assert len(read(folder, "train")["images"]) == 4

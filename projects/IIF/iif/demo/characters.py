@@ -1,4 +1,4 @@
-"""The characters that stand for the glyph data set's categories, and the fonts that have them."""
+"""The characters of the glyph data set, one for each category, and the fonts that have them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BASE_FONTS = (
     "DejaVuSans-Oblique.ttf",
     "DejaVuSans-BoldOblique.ttf",
 )
-# It also comes in those of these that have it.
+# More fonts, each for the characters that it has.
 _MORE_FONTS = (
     "DejaVuSansMono.ttf",
     "DejaVuSansMono-Bold.ttf",
@@ -78,8 +78,8 @@ _MIN_ASPECT = 0.3
 _MIN_SIZE = 0.35
 
 # Characters are compared as blurred pictures of this many pixels, turned against one another by
-# these degrees, and are the same to the eye above this cosine similarity. It tells B from R and
-# O from Q, and takes 8 for B and 5 for S.
+# these degrees, and count as the same above this cosine similarity. It tells B from R and O from Q,
+# but not 8 from B or 5 from S.
 _COMPARED_SIZE = 32
 _COMPARED_ANGLES = (-30, -15, 0, 15, 30)
 _MAX_SIMILARITY = 0.85
