@@ -19,9 +19,9 @@ from iif.evaluation.false_positives import (
     GROUPS,
     Confusion,
     FalsePositiveAnalysis,
+    FixedCut,
     GroupRow,
     RunFalsePositives,
-    FixedCut,
 )
 from iif.evaluation.scenes import Scene, SceneObject
 from iif.report.crops import Crop, cut_crop

@@ -1,4 +1,4 @@
-"""iif quickstart: the whole way on a tiny glyph data set."""
+"""iif quickstart: every step on a tiny glyph data set."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 from iif import InputError
 from iif.cli import main
-from iif.data.glyphs import GlyphSettings
-from iif.quickstart import Demo, quickstart
+from iif.demo.glyphs import GlyphSettings
+from iif.demo.quickstart import Demo, quickstart
 
 DEMO = Demo(GlyphSettings(categories=8, train=24, val=12, image_size=64), iterations=2)
 OUTPUTS = (
@@ -45,10 +45,11 @@ class TestTorchvision:
         assert report == out.resolve() / "report.html"
         assert [name for name in OUTPUTS if not (out / name).exists()] == []
 
-    def test_the_runs_differ_in_iif_alone(self, done):
+    def test_the_runs_differ_in_their_method_alone(self, done):
         baseline, iif = (summary(done[0], run)["config"] for run in ("baseline", "iif"))
-        assert {k for k in iif if iif[k] != baseline[k]} == {"variant"}
-        assert (baseline["variant"], iif["variant"]) == ("none", "raw")
+        assert {k for k in iif if iif[k] != baseline[k]} == {"method"}
+        assert (baseline["method"], iif["method"]) == ("none", "iif")
+        assert iif["iif"]["variant"] == "raw"
 
     def test_again_repeats_no_training(self, done, capsys):
         out, report = done
@@ -104,7 +105,7 @@ class TestEngine:
         def stop(folder, marker):
             raise InputError(f"chose {marker['engine']}")
 
-        monkeypatch.setattr("iif.quickstart._begin", stop)
+        monkeypatch.setattr("iif.demo.quickstart._begin", stop)
 
     def test_auto_takes_torchvision_without_detectron2_and_says_why(
         self, missing, tmp_path, capsys
@@ -121,7 +122,7 @@ class TestEngine:
 
     def test_auto_takes_torchvision_outside_a_checkout(self, tmp_path, monkeypatch):
         pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-        monkeypatch.setattr("iif.quickstart._CHECKOUT", tmp_path)
+        monkeypatch.setattr("iif.demo.quickstart._CHECKOUT", tmp_path)
         with pytest.raises(InputError, match="chose torchvision"):
             quickstart(tmp_path)
         with pytest.raises(InputError, match=r"detectron2 cannot be used: .* from a checkout"):
@@ -149,6 +150,7 @@ def test_detectron2(tmp_path, capsys):
     assert [name for name in OUTPUTS if not (out / name).exists()] == []
     baseline, iif = (summary(out, run) for run in ("baseline", "iif"))
     assert baseline["test_settings"] == iif["test_settings"]
-    assert baseline["config"]["MODEL"]["IIF"]["VARIANT"] == "none"
+    assert baseline["config"]["MODEL"]["LONG_TAIL"]["METHOD"] == "none"
+    assert iif["config"]["MODEL"]["LONG_TAIL"]["METHOD"] == "iif"
     assert iif["config"]["MODEL"]["IIF"]["VARIANT"] == "raw"
     assert "Report: " in capsys.readouterr().out

@@ -46,18 +46,18 @@ from iif.report.crops import (
     crop_window,
     cut_crop,
 )
-from iif.report.html import (
+from iif.report.html import Report, render
+from iif.report.outlines import mask_path, simplify
+from iif.report.page_charts import difference_charts
+from iif.report.sections import (
     MAX_CONFUSIONS,
-    Report,
     category_table,
     crops_payload,
-    difference_charts,
     false_positive_view,
     metric_tables,
-    render,
 )
-from iif.report.outlines import mask_path, simplify
-from iif.report.verdict import _percent, fixed, signed, verdicts
+from iif.report.tables import page_number, page_signed
+from iif.report.verdict import _percent, verdicts
 
 VERSIONS = {"iif": "0.1.0"}
 VOID = {"meta", "link", "input", "br", "img", "hr"}
@@ -225,7 +225,7 @@ def test_category_table_has_every_category_and_column() -> None:
     k = int(np.flatnonzero(analysis.matched)[0])
     counts = [int(run.false_positives[k].sum()) for run in analysis.runs]
     assert table["rows"][k]["cells"][-3:-1] == [str(c) for c in counts]
-    assert table["rows"][k]["cells"][3] == fixed(comparison.categories[k].ap["segm"][0])
+    assert table["rows"][k]["cells"][3] == page_number(comparison.categories[k].ap["segm"][0])
     unmatched = int(np.flatnonzero(~analysis.matched)[0])
     assert table["rows"][unmatched]["cells"][-3:] == ["-", "-", "-"]
 
@@ -238,7 +238,7 @@ def test_page_prints_the_counts_of_the_analysis() -> None:
             assert f"<td>{total:,}</td>" in text or f'<td class="start">{total:,}</td>' in text
     assert "1.23%" in text  # coverage
     tips = re.findall(r'data-tip="IIF\n([\d.,]+) false positives per 1,000', text)
-    expected = [fixed(v, 2) for v in analysis.runs[1].curve["all"] if not np.isnan(v)]
+    expected = [page_number(v, 2) for v in analysis.runs[1].curve["all"] if not np.isnan(v)]
     assert tips[: len(expected)] == expected
 
 
@@ -329,12 +329,12 @@ def test_confusion_pairs_that_are_left_out_are_counted() -> None:
 
 @given(st.floats(-1e6, 1e6), st.integers(0, 3))
 def test_numbers_never_print_a_negative_zero(value: float, decimals: int) -> None:
-    text = fixed(value, decimals)
+    text = page_number(value, decimals)
     number = float(text.replace(",", "").replace("\N{MINUS SIGN}", "-"))
     assert abs(number - value) <= 0.5 * 10.0**-decimals + 1e-9
     assert "-" not in text
     assert not (number == 0 and text.startswith("\N{MINUS SIGN}"))
-    assert signed(value, decimals).startswith("+") == (number > 0)
+    assert page_signed(value, decimals).startswith("+") == (number > 0)
 
 
 # Charts
@@ -575,7 +575,7 @@ def test_report_from_files(evaluated: Path, tmp_path: Path) -> None:
     summary = json.loads((evaluated / "IIF" / "eval_summary.json").read_text())
     assert summary["results"]["sha256"] in texts
     assert summary["dataset"]["sha256"] in texts
-    assert fixed(summary["metrics"]["segm"]["AP50"]) in texts
+    assert page_number(summary["metrics"]["segm"]["AP50"]) in texts
     assert NASTY in texts
     # The same input gives the same page.
     again = tmp_path / "again.html"

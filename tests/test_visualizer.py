@@ -16,7 +16,8 @@ from iif.errors import InputError
 from iif.evaluation import false_positives
 from iif.evaluation.false_positives import ERROR_TYPES
 from iif.evaluation.scenes import KINDS, Scene, SceneObject
-from iif.report.palette import DASHED, OUTCOME_COLORS, OUTCOME_LABELS
+from iif.report.labels import OUTCOME_LABELS
+from iif.report.palette import DASHED, OUTCOME_COLORS
 from iif.report.pictures import (
     MAX_OBJECTS,
     PANEL_SIDE,
@@ -234,7 +235,9 @@ def test_command_draws_pictures_with_either_package(files, monkeypatch, package,
     pytest.importorskip(package, reason=f"{package} is not installed")
     found = importlib.util.find_spec
     hidden = {"detectron2"} - {package}
-    monkeypatch.setattr("iif.cli.find_spec", lambda name: None if name in hidden else found(name))
+    monkeypatch.setattr(
+        "iif.commands.find_spec", lambda name: None if name in hidden else found(name)
+    )
     assert command(files) == 0
     pictures = sorted((files / "out" / "visualizer").iterdir())
     assert len(pictures) == 4

@@ -31,6 +31,13 @@ COMPARISON_CATEGORIES = "comparison_categories.csv"
 FALSE_POSITIVES = "false_positives"
 VISUALIZER = "visualizer"
 
+# Of the demo.
+QUICKSTART = "quickstart.json"  # its settings, so that it goes on with the same ones
+WEIGHTS_CSV = "weights.csv"
+WEIGHTS_PLOT = "weights.png"
+REPORT = "report.html"
+CONSOLE = "console.txt"  # the output of Detectron2's training
+
 # Of "iif tune".
 TUNING_JSON = "tuning.json"
 TUNING_PLOT = "tuning.png"

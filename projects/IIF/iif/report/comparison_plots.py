@@ -12,17 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from iif.evaluation.compare import IOU_TYPES, Comparison, MetricRow
-from iif.evaluation.tables import number
+from iif.evaluation.bootstrap import GROUP_METRICS
+from iif.evaluation.compare import Comparison, MetricRow
 from iif.files import atomic_write
-from iif.report.palette import GROUP_COLORS, GROUP_LABELS, RUN_COLORS
+from iif.report.labels import GROUP_LABELS, IOU_NAMES
+from iif.report.palette import GROUP_COLORS, RUN_COLORS
+from iif.report.tables import number, signed
 
-_GROUP_METRICS = {"AP": "all", "APr": "rare", "APc": "common", "APf": "frequent"}
-
-
-def save_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write a comparison's tables and plots into a folder; return the paths."""
-    return comparison.save(folder) + save_plots(comparison, folder)
+_GROUP_METRICS = dict(zip(GROUP_METRICS, GROUP_LABELS.values(), strict=True))
 
 
 def save_plots(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
@@ -51,7 +48,7 @@ def plot_ap_by_group(comparison: Comparison) -> Figure:
         metrics = {row.metric: row for row in comparison.metrics if row.iou_type == iou_type}
         rows = [metrics[metric] for metric in _GROUP_METRICS]
         _draw_bars(grid[0, column], comparison.names, rows)
-        grid[0, column].set_ylabel(f"{IOU_TYPES[iou_type]} AP (percent)")
+        grid[0, column].set_ylabel(f"{IOU_NAMES[iou_type].capitalize()} AP (percent)")
         _draw_differences(grid[1, column], comparison.names, rows)
         grid[1, column].set_ylabel(f"minus {comparison.names[0]}")
         grid[1, column].set_xticks(range(len(rows)), list(_GROUP_METRICS.values()))
@@ -87,7 +84,7 @@ def _draw_differences(axes: Axes, names: list[str], rows: list[MetricRow]) -> No
                 axes.plot([x, x], [interval.low, interval.high], color=_run_color(run), lw=2)
             axes.plot(x, difference, "o", color=_run_color(run), ms=6)
             axes.annotate(
-                number(difference, 1, signed=True),
+                signed(difference, 1),
                 (x, difference),
                 (-7, 0),
                 textcoords="offset points",
@@ -110,9 +107,8 @@ def plot_difference_by_image_count(comparison: Comparison, iou_type: str) -> Fig
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
         axes.set_xlabel("Training images that contain the category")
-        axes.set_ylabel(
-            f"{IOU_TYPES[iou_type]} AP: {name} - {comparison.names[0]} (percentage points)"
-        )
+        difference = f"{name} - {comparison.names[0]}"
+        axes.set_ylabel(f"{IOU_NAMES[iou_type].capitalize()} AP: {difference} (percentage points)")
         axes.spines[["top", "right"]].set_visible(False)
         _legend_above(axes, 3)
     return figure
@@ -132,7 +128,7 @@ def _scatter_group(
     if not points:
         return
     x, y = np.array(points, dtype=float).T
-    label = f"{GROUP_LABELS[group]}: mean {number(y.mean(), 1, signed=True)} over {len(y):,}"
+    label = f"{GROUP_LABELS[group]}: mean {signed(y.mean(), 1)} over {len(y):,}"
     axes.scatter(x, y, s=12 if len(y) > 100 else 24, color=color, alpha=0.6, lw=0, label=label)
     ends = [x.min() / 1.08, x.max() * 1.08]
     axes.plot(ends, [y.mean()] * 2, color="white", lw=4.5, solid_capstyle="butt", zorder=3)

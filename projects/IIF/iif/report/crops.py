@@ -31,7 +31,7 @@ _CANDIDATE = np.dtype(
     [
         *((field, np.int64) for field in ("run", "row", "image", "category", "kind", "change")),
         ("score", np.float64),
-        ("turn", np.int64),
+        ("rank", np.int64),
     ]
 )
 
@@ -49,7 +49,7 @@ class Shape:
         score: None for ground truth.
         box: x, y, width, height; it may reach beyond the picture.
         path: SVG path data of the mask; empty without one.
-        subject: whether the crop was cut around it.
+        subject: whether it is the false positive that the crop was cut around.
     """
 
     name: str
@@ -139,30 +139,14 @@ def make_crops(
     return [crops[subject] for subject in subjects]
 
 
-def crops_note(
-    analysis: FalsePositiveAnalysis, crops: Sequence[Crop], images: object | None
-) -> str:
-    """Return what the page says of how its crops were chosen, or of why there are none."""
-    if images is None:
-        return "There are none: the page was made without the images (--images)."
-    total = sum(analysis.groups[0].total)
-    if not total:
-        return "There are none: no run makes a false positive at this recall."
-    if len(analysis.runs) == 1:
-        return f"Shown are {len(crops):,} of {total:,}, every group and type in turn."
-    return (
-        f"Shown are {len(crops):,}, every change, group and type in turn. The runs make {total:,} "
-        "in all; one that two runs share is shown once."
-    )
-
-
 def choose_subjects(
     analysis: FalsePositiveAnalysis, runs: Sequence[Run], count: int
 ) -> list[Subject]:
-    """Return at most ``count`` false positives at the matched recall, as varied as they can be.
+    """Return at most ``count`` false positives at the matched recall, as varied as possible.
 
-    Every combination of change, frequency group and error type takes its turn. In each, different
-    categories and images come first, then higher scores.
+    One is taken from each combination of change, frequency group and error type, then a second
+    one, and so on. Within a combination different categories and images come first, then higher
+    scores.
     """
     found = [
         _false_positives(run, rows) for run, rows in zip(runs, shown(analysis, runs), strict=True)
@@ -171,7 +155,7 @@ def choose_subjects(
     pool = np.concatenate(
         [_candidates(position, run, rows, change) for position, (run, rows, change) in parts]
     )
-    best = np.lexsort((-pool["score"], pool["turn"]))
+    best = np.lexsort((-pool["score"], pool["rank"]))
     group = np.unique(analysis.category_groups, return_inverse=True)[1]
     stratum = (pool["change"] * len(group) + group[pool["category"]]) * len(KINDS) + pool["kind"]
     chosen = best[np.argsort(_occurrence(stratum[best]), kind="stable")][:count]
@@ -192,7 +176,7 @@ def _candidates(
     position: int, run: Run, rows: NDArray[np.int64], change: NDArray[np.int64]
 ) -> NDArray[np.void]:
     """Return the false positives ``rows`` of a run as records."""
-    # What a later run shares with the baseline is shown once, as the baseline's.
+    # A false positive that a later run shares with the baseline is shown once, as the baseline's.
     if position > 0:
         own = change != CHANGES.index("kept")
         rows, change = rows[own], change[own]
@@ -201,8 +185,8 @@ def _candidates(
     pool["run"], pool["row"], pool["change"] = position, rows, change
     pool["image"], pool["category"] = image, category
     pool["score"], pool["kind"] = run.detections.score[rows], kinds(run.matches, rows)
-    # The second of a category or of an image comes after the first of all others.
-    pool["turn"] = np.maximum(_occurrence(category), _occurrence(image))
+    # The second of a category or of an image comes after the first of every other.
+    pool["rank"] = np.maximum(_occurrence(category), _occurrence(image))
     return pool
 
 
@@ -212,7 +196,7 @@ def _false_positives(run: Run, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _occurrence(values: NDArray) -> NDArray[np.int64]:
-    """Return for each value how often it occurs before."""
+    """Return for each value how often the same value occurs before it."""
     order = np.argsort(values, kind="stable")
     ranks = np.empty(len(values), np.int64)
     ranked = values[order]
@@ -353,7 +337,7 @@ def _encode(picture: Image.Image) -> tuple[bytes, Image.Image]:
 
 
 def _is_in(bbox: Sequence[float], window: Window) -> bool:
-    """Return whether more than a tenth of a box lies in a window, or fills that of it."""
+    """Return whether a box and the window overlap by more than 10% of the smaller of the two."""
     x, y, w, h = bbox
     left, top, width, height = window
     inside_w = min(x + w, left + width) - max(x, left)

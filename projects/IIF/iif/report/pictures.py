@@ -1,7 +1,8 @@
 """Pictures of scenes: ground truth and every run side by side, coloured by outcome.
 
-A drawer (``iif.d2.visualizer.draw_panel`` or ``iif.tv.drawing.draw_panel``) draws one panel; what
-goes into it, where its labels lie and how panels become a picture is decided here, once for both.
+A drawer (``iif.d2.visualizer.draw_panel`` or ``iif.tv.drawing.draw_panel``) draws one panel. The
+objects of a panel, the places of their labels and the arrangement of panels are decided here, once
+for both.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from iif.data.images import read_image
-from iif.evaluation.false_positives import ERROR_TYPES
-from iif.evaluation.scenes import KINDS, Scene, SceneObject
+from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
+from iif.evaluation.scenes import GROUND_TRUTH, KINDS, Scene, SceneObject
 from iif.files import atomic_write
-from iif.report.palette import DASHED, GROUND_TRUTH, OUTCOME_COLORS, OUTCOME_LABELS
+from iif.report.labels import IOU_NAMES, OUTCOME_LABELS
+from iif.report.palette import DASHED, OUTCOME_COLORS
+from iif.report.text import scene_text
 
 # A panel's longer side, in pixels: small images are enlarged so that labels are legible.
 PANEL_SIDE = (640, 960)
@@ -98,6 +101,13 @@ def save_pictures(
     return paths
 
 
+def subtitle_of(analysis: FalsePositiveAnalysis, error_types: Sequence[str] | None = None) -> str:
+    """Return the words under a picture's title: where detections are cut, how it was chosen."""
+    at = f"At recall {analysis.recall:g} of each category, {IOU_NAMES[analysis.iou_type]} IoU 0.5"
+    chosen = ", ".join(dict.fromkeys(error_types or ()))
+    return f"{at}; chosen by {chosen} errors alone" if chosen else at
+
+
 def draw_scene(
     scene: Scene,
     names: Sequence[str],
@@ -119,14 +129,14 @@ def draw_scene(
         (title, draw_panel(pixels, place_labels(objects, scale, pixels.shape[:2])))
         for title, objects in panels
     ]
-    title = f"{Path(scene.file_name).name} (id {scene.image_id}): {scene.reason}"
+    title = f"{Path(scene.file_name).name} (id {scene.image_id}): {scene_text(scene)}"
     kinds = {o.kind for objects in shown for o in objects}
     legend = [GROUND_TRUTH, *(kind for kind in KINDS if kind in kinds)]
     return _compose(title, subtitle, drawn, legend)
 
 
 def label_of(item: SceneObject) -> str:
-    """Return "category", "category 0.87" or, when it is not simply right, "category 0.87 Loc"."""
+    """Return "category", "category 0.87" or, unless it is a true positive, "category 0.87 Loc"."""
     if item.score is None:
         return item.name
     kind = "" if item.kind == "TP" else f" {item.kind}"
@@ -138,8 +148,8 @@ def place_labels(
 ) -> list[PanelObject]:
     """Return objects in panel pixels with labels that never overlap one another.
 
-    A label goes where it hides least of the objects and lies nearest to its own: places around
-    its box and on a grid over the panel are tried. It is left out when no place is free.
+    Places around the object's box and on a grid over the panel are tried. The label goes where it
+    hides least of the objects and lies nearest to its own; without a free place it is left out.
 
     Args:
         objects: in order of importance.
@@ -183,7 +193,7 @@ def _best_spot(
     width: int,
     height: int,
 ) -> Box | None:
-    """Return where the label of box ``own`` (x0, y0, x1, y1) costs least; None without room."""
+    """Return the cheapest place for the label of box ``own``, x0, y0, x1, y1; None without room."""
     w, h = label_size
     x0, y0, x1, y1 = boxes[own]
     near = [(x, y) for x in (x0, x1 - w) for y in (y0 - h, y1, y0, y1 - h)]
@@ -204,7 +214,7 @@ def _best_spot(
 
 
 def _overlaps(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (A, B) areas that boxes share."""
+    """Return (A, B) areas of the intersections of boxes."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
     return (high - low).clip(0).prod(axis=2)

@@ -13,7 +13,8 @@ from numpy.typing import ArrayLike
 
 from iif.errors import InputError
 from iif.files import atomic_write
-from iif.report.palette import GROUP_COLORS, GROUP_LABELS
+from iif.report.labels import GROUP_LABELS
+from iif.report.palette import GROUP_COLORS
 from iif.statistics import COMMON_MAX_IMAGES, RARE_MAX_IMAGES, ClassStatistics
 
 _FORMATS = ("png", "pdf", "svg")

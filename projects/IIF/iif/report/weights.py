@@ -6,21 +6,29 @@ import csv
 import os
 
 import numpy as np
-from torch import Tensor
+from numpy.typing import ArrayLike
 
 from iif.files import atomic_write
+from iif.report.labels import GROUP_LABELS
+from iif.report.palette import GROUP_COLORS
 from iif.statistics import ClassStatistics
 
 
 def write_weights_csv(
-    path: str | os.PathLike[str], statistics: ClassStatistics, weights: Tensor
+    path: str | os.PathLike[str], statistics: ClassStatistics, weights: ArrayLike
 ) -> None:
-    """Write id, name, image_count, instance_count (empty when not known) and weight per class."""
+    """Write id, name, image_count, instance_count (empty when not known) and weight per class.
+
+    Args:
+        path: the CSV file.
+        statistics: K classes.
+        weights: (K,) in the order of ``statistics``, written with full precision.
+    """
     instances = statistics.instance_count
     with atomic_write(path) as f:
         writer = csv.writer(f, lineterminator="\n")
         writer.writerow(["id", "name", "image_count", "instance_count", "weight"])
-        for row, weight in enumerate(weights.tolist()):
+        for row, weight in enumerate(np.asarray(weights, np.float64).tolist()):
             writer.writerow(
                 [
                     statistics.ids[row],
@@ -32,14 +40,16 @@ def write_weights_csv(
             )
 
 
-def format_weights(statistics: ClassStatistics, weights: Tensor) -> str:
+def format_weights(statistics: ClassStatistics, weights: ArrayLike) -> str:
     """Return a text table of classes, training images and weights by frequency group."""
+    values = np.asarray(weights, np.float64)
     lines = [f"{'group':<10}{'classes':>8}{'images':>18}{'weight':>20}"]
-    for group, name in (("r", "rare"), ("c", "common"), ("f", "frequent")):
+    for group in GROUP_COLORS:
+        name = GROUP_LABELS[group]
         rows = np.flatnonzero(statistics.groups == group)
         cells = f"{name:<10}{len(rows):>8}"
         if len(rows):
-            images, weight = statistics.image_count[rows], weights.numpy()[rows]
+            images, weight = statistics.image_count[rows], values[rows]
             cells += f"{f'{images.min()} - {images.max()}':>18}"
             cells += f"{f'{weight.min():.4f} - {weight.max():.4f}':>20}"
         lines.append(cells)

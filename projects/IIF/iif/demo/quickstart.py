@@ -1,7 +1,7 @@
-"""The demo's whole way: data set, baseline, IIF, evaluation, comparison, false positives, report.
+"""The demo: data set, training of two runs, evaluation, comparison, false positives, report.
 
-Every step is one that the ``iif`` command, ``iif.tv.train`` or ``train_net.py`` does on its own;
-here they follow each other, small enough for two processor cores.
+Every step is one that the ``iif`` command, ``iif.tv.train`` or ``train_net.py`` does on its own.
+Here they follow one another, small enough for two processor cores.
 """
 
 from __future__ import annotations
@@ -22,31 +22,33 @@ from typing import Any
 
 from tqdm import tqdm
 
-from iif.data.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
+from iif import layout
+from iif.demo.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
 from iif.errors import InputError
 from iif.files import read_json, sha256_file, write_json
+from iif.methods import BASELINE, DEFAULT
 
-# Engines in the order of preference, and what each imports.
+# Engines in the order of preference, and the modules that each needs.
 _NEEDS = {"detectron2": ("iif.d2",), "torchvision": ("iif.tv", "tensorboard")}
+_DRAWERS = {"detectron2": "iif.d2.visualizer", "torchvision": "iif.tv.drawing"}
 ENGINES = tuple(_NEEDS)
-# Folder of each run -> its name and IIF's variant.
-RUNS = {"baseline": ("baseline", "none"), "iif": ("IIF", "raw")}
-RECALL = 0.5
+# Folder of each run -> its method, and its name as printed.
+RUNS = {"baseline": BASELINE, DEFAULT: DEFAULT}
+NAMES = {"baseline": "baseline", DEFAULT: DEFAULT.upper()}
 _PICTURES = 4
 _GLYPHS = GlyphSettings(categories=40, train=1000, val=300, image_size=96)
-_MARKER = "quickstart.json"
 _FORMAT = "iif-quickstart/1"
 # The repository, where this package lies in a checkout: Detectron2's configurations are there.
-_CHECKOUT = Path(__file__).resolve().parents[3]
+_CHECKOUT = Path(__file__).resolve().parents[4]
 
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """What is trained on, and for how long.
+    """The size of the demo.
 
     Attributes:
         glyphs: the data set; its seed is the quickstart's.
-        iterations: of each training run; None for what the engine's configuration says.
+        iterations: of each training run; None for those of the engine's configuration.
     """
 
     glyphs: GlyphSettings = _GLYPHS
@@ -60,14 +62,14 @@ def quickstart(
     seed: int = 0,
     demo: Demo | None = None,
 ) -> Path:
-    """Make the data set, train baseline and IIF, compare them, and write the report.
+    """Make the data set, train both runs, compare them, and write the report.
 
-    A step that was finished in ``out`` is not done again, and training goes on from its last
-    checkpoint. Prints one line for each step, the comparison, and where everything lies.
+    Steps that are finished in ``out`` are not repeated, and training resumes from its last
+    checkpoint. Prints one line for each step, the comparison, and where the files are.
 
     Args:
-        out: the folder to work in; an empty or new one, or one that a quickstart was begun in.
-        engine: "detectron2", "torchvision", or "auto": what ``out`` was begun with, else
+        out: the folder to work in: new, empty, or one that a quickstart was begun in.
+        engine: "detectron2", "torchvision", or "auto": the one that ``out`` was begun with, else
             Detectron2 where it is installed, else torchvision.
         seed: of the data set and of both training runs.
         demo: the size; by default one for two processor cores.
@@ -76,8 +78,8 @@ def quickstart(
         the report's path.
 
     Raises:
-        InputError: no engine is installed, or ``out`` holds something else or was begun with
-            other settings.
+        InputError: no engine is installed, or ``out`` holds other files or was begun with other
+            settings.
     """
     folder = Path(out).resolve()
     demo = demo or Demo()
@@ -94,7 +96,8 @@ def quickstart(
         make_glyphs(data, glyphs)
     with _step(2, "weights: table and plot"):
         _write_weights(folder, data)
-    with _step(3, "baseline and IIF: training and evaluation, side by side (some minutes)"):
+    what = f"{' and '.join(NAMES.values())}: training and evaluation"
+    with _step(3, f"{what}, side by side (some minutes)"):
         _train_runs(chosen, demo, data, folder)
     return _compare(folder, data, chosen)
 
@@ -103,7 +106,7 @@ def quickstart(
 
 
 def _choose_engine(engine: str, begun_with: str | None) -> tuple[str, str]:
-    """Return the engine to take, and why."""
+    """Return the engine and the reason for its choice."""
     if engine != "auto":
         if engine not in ENGINES:
             raise InputError(f"engine is {engine!r}; it must be auto, {' or '.join(ENGINES)}")
@@ -126,58 +129,60 @@ def _choose_engine(engine: str, begun_with: str | None) -> tuple[str, str]:
 
 
 def _fault_of(engine: str) -> str | None:
-    """Return why an engine cannot be used, None when it can."""
+    """Return the reason why an engine cannot be used, None when it can."""
     try:
         for module in _NEEDS[engine]:
             importlib.import_module(module)
     except ImportError as error:
         return str(error)
-    if engine == "detectron2" and not _config_file("none").is_file():
+    if engine == "detectron2" and not all(_config_file(run).is_file() for run in RUNS):
         return f"its configurations are not in {_CHECKOUT / 'configs'}; run from a checkout"
     return None
 
 
-def _config_file(variant: str) -> Path:
-    name = "glyphs_baseline.yaml" if variant == "none" else "glyphs_iif.yaml"
-    return _CHECKOUT / "configs" / name
+def _config_file(run: str) -> Path:
+    return _CHECKOUT / "configs" / f"glyphs_{run}.yaml"
 
 
 def _settings(engine: str, demo: Demo) -> dict[str, Any]:
-    """Return what decides a quickstart's result, for its marker file."""
+    """Return the settings that decide a quickstart's result, for its marker file."""
     settings: dict[str, Any] = {"data set": dataclasses.asdict(demo.glyphs)}
     if engine == "torchvision":
-        return settings | {"training": _torchvision_config(demo, "none").to_dict()}
-    files = [_config_file(variant) for _, variant in RUNS.values()]
+        return settings | {"training": _torchvision_config(demo, BASELINE).to_dict()}
+    files = [_config_file(run) for run in RUNS]
     return settings | {
         "training": {"iterations": demo.iterations, **{f.name: sha256_file(f) for f in files}}
     }
 
 
-def _begun_with(folder: Path) -> str | None:
-    path = folder / _MARKER
+def _read_marker(folder: Path) -> dict[str, Any] | None:
+    path = folder / layout.QUICKSTART
     if not path.is_file():
         return None
-    engine = read_json(path, dict[str, Any], what="the marker of a quickstart").get("engine")
+    return read_json(path, dict[str, Any], what="the marker of a quickstart")
+
+
+def _begun_with(folder: Path) -> str | None:
+    engine = (_read_marker(folder) or {}).get("engine")
     return engine if engine in ENGINES else None
 
 
 def _begin(folder: Path, settings: dict[str, Any]) -> None:
     """Mark the folder as this quickstart's, or refuse it."""
     marker = {"format": _FORMAT, **settings}
-    path = folder / _MARKER
-    if path.is_file():
-        found = read_json(path, dict[str, Any], what="the marker of a quickstart")
+    found = _read_marker(folder)
+    if found is not None:
         other = [key for key, value in marker.items() if found.get(key) != value]
         if other:
             raise InputError(
                 f"{folder}: a quickstart was begun here with another {other[0]} "
-                f"({found.get(other[0])}, now {marker[other[0]]}); take another --out, or remove "
-                "the folder"
+                f"({found.get(other[0])}, now {marker[other[0]]}); take another output folder, or "
+                "remove this one"
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: holds something else; give --out a new folder")
+        raise InputError(f"{folder}: holds something else; give a new output folder")
     else:
-        write_json(path, marker)
+        write_json(folder / layout.QUICKSTART, marker)
 
 
 # --------------------------------------------------------------------------------------- steps
@@ -193,27 +198,27 @@ def _step(number: int, what: str) -> Iterator[None]:
 
 
 def _write_weights(folder: Path, data: Path) -> None:
-    from iif.methods.iif import iif_weights
+    from iif.methods.iif import IIFOptions, iif_weights
     from iif.report.plots import save_weights_plot
     from iif.report.weights import write_weights_csv
     from iif.statistics import ClassStatistics
 
     statistics = ClassStatistics.from_json(data / TRAIN_JSON)
-    variant = RUNS["iif"][1]
+    variant = IIFOptions().variant
     weights = iif_weights(statistics, variant)
-    write_weights_csv(folder / "weights.csv", statistics, weights)
-    save_weights_plot(folder / "weights.png", statistics, weights, variant=variant)
+    write_weights_csv(folder / layout.WEIGHTS_CSV, statistics, weights)
+    save_weights_plot(folder / layout.WEIGHTS_PLOT, statistics, weights, variant=variant)
 
 
 def _train_runs(engine: str, demo: Demo, data: Path, folder: Path) -> None:
-    """Train what is not trained yet, at the same time.
+    """Train the runs that are not finished, at the same time.
 
-    Two runs with a thread each finish sooner than one after the other with two: the operations on
-    such small images are too short to be worth sharing.
+    Two runs with one thread each finish sooner than one after the other with two threads: the
+    operations on such small images are too short to be parallelised.
     """
     waiting = []
     for run in RUNS:
-        if (folder / run / "inference" / "eval_summary.json").exists():
+        if (folder / run / layout.INFERENCE / layout.SUMMARY).exists():
             print(f"    {run}: done before")
         else:
             waiting.append(run)
@@ -227,41 +232,41 @@ def _train_runs(engine: str, demo: Demo, data: Path, folder: Path) -> None:
         initializer=_set_threads,
         initargs=(max(1, cores // len(RUNS)),),
     ) as pool:
-        futures = [pool.submit(train, demo, RUNS[run][1], data, folder / run) for run in waiting]
+        futures = [pool.submit(train, demo, data, folder / run) for run in waiting]
         for future in futures:
             future.result()
 
 
 def _set_threads(number: int) -> None:
-    """Let torch use so many threads in this process, and in those that it starts."""
+    """Limit torch's threads in this process and in those that it starts."""
     import torch
 
     os.environ["OMP_NUM_THREADS"] = str(number)
     torch.set_num_threads(number)
 
 
-def _torchvision_config(demo: Demo, variant: str) -> Any:
+def _torchvision_config(demo: Demo, method: str) -> Any:
     from iif.tv.config import GLYPHS
 
     length = [] if demo.iterations is None else [f"iterations={demo.iterations}"]
-    return GLYPHS.override([f"variant={variant}", f"seed={demo.glyphs.seed}", *length])
+    return GLYPHS.override([f"method={method}", f"seed={demo.glyphs.seed}", *length])
 
 
-def _train_torchvision(demo: Demo, variant: str, data: Path, run: Path) -> None:
+def _train_torchvision(demo: Demo, data: Path, run: Path) -> None:
     from iif.tv import train
 
     train(
         data / TRAIN_JSON,
         data,
         run,
-        _torchvision_config(demo, variant),
+        _torchvision_config(demo, RUNS[run.name]),
         val_json=data / VAL_JSON,
         resume=True,
         device="cpu",
     )
 
 
-def _train_detectron2(demo: Demo, variant: str, data: Path, run: Path) -> None:
+def _train_detectron2(demo: Demo, data: Path, run: Path) -> None:
     """Run ``train_net.py`` in a process of its own; its output goes to ``console.txt``."""
     datasets = [
         ["glyphs_train", str(data / TRAIN_JSON), str(data)],
@@ -277,18 +282,13 @@ def _train_detectron2(demo: Demo, variant: str, data: Path, run: Path) -> None:
     if demo.iterations is not None:
         options |= {"SOLVER.MAX_ITER": demo.iterations, "SOLVER.STEPS": ()}
     command = [sys.executable, "-m", "iif.d2.train", "--resume"]
-    command += ["--config-file", str(_config_file(variant))]
+    command += ["--config-file", str(_config_file(run.name))]
     command += [str(part) for option in options.items() for part in option]
     run.mkdir(parents=True, exist_ok=True)
-    console = run / "console.txt"
-    bar = tqdm(
-        desc=run.name,
-        unit="it",
-        position=list(RUNS).index(run.name),
-        disable=None,
-    )
+    console = run / layout.CONSOLE
+    position = list(RUNS).index(run.name)
     with (
-        bar,
+        tqdm(desc=run.name, unit="it", position=position, disable=None) as bar,
         console.open("w", encoding="utf-8") as log,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -306,50 +306,32 @@ def _train_detectron2(demo: Demo, variant: str, data: Path, run: Path) -> None:
 
 
 def _compare(folder: Path, data: Path, engine: str) -> Path:
-    """Do the steps after training; they take seconds, and are done anew each time."""
-    from iif.data.annotations import load_annotations
+    """Do the steps after training, which take seconds and are repeated each time."""
     from iif.data.images import find_images
-    from iif.evaluation import false_positives as fp
     from iif.evaluation.compare import compare
     from iif.evaluation.scenes import choose_scenes
-    from iif.report.build import build_report, find_results
-    from iif.report.comparison_plots import save_comparison
+    from iif.report import pipelines
     from iif.report.html import write_report
-    from iif.report.pictures import save_pictures
+    from iif.report.text import comparison_text, save_false_positives
 
-    names = [name for name, _ in RUNS.values()]
-    runs = [folder / run for run in RUNS]
+    tables, report = folder / layout.FALSE_POSITIVES, folder / layout.REPORT
     with _step(4, "comparison"):
-        comparison = compare(runs, names=names)
-        save_comparison(comparison, folder / "comparison")
+        comparison = compare([folder / run for run in RUNS], names=list(NAMES.values()))
+        pipelines.save_comparison(comparison, folder / layout.COMPARISON)
     with _step(5, "false positives"):
-        gt = load_annotations(data / VAL_JSON, masks=True)
-        results: dict[str, str | os.PathLike[str]]
-        results = {run.name: find_results(run) for run in comparison.runs}
-        matched = fp.load_runs(gt, results)
-        analysis = fp.analyse(gt, matched, recall=RECALL)
-        analysis.save(folder / "false_positives")
-        scenes = choose_scenes(analysis, gt, matched, num_images=_PICTURES)
-        if engine == "detectron2":
-            from iif.d2.visualizer import draw_panel
-        else:
-            from iif.tv.drawing import draw_panel
-        pictures = folder / "false_positives" / "visualizer"
-        save_pictures(
-            scenes,
-            names,
-            find_images(gt, data),
-            pictures,
-            draw_panel,
-            subtitle=f"At recall {RECALL:g} of each category, mask IoU 0.5",
-        )
-    report = folder / "report.html"
+        analysed = pipelines.analyse_compared(data / VAL_JSON, comparison)
+        gt, runs, analysis = analysed.gt, analysed.runs, analysed.analysis
+        save_false_positives(analysis, tables)
+        scenes = choose_scenes(analysis, gt, runs, num_images=_PICTURES)
+        draw_panel = importlib.import_module(_DRAWERS[engine]).draw_panel
+        pictures = tables / layout.VISUALIZER
+        pipelines.save_pictures(analysed, scenes, find_images(gt, data), pictures, draw_panel)
     with _step(6, "report"):
-        write_report(build_report(data / VAL_JSON, runs, names=names, images=data), report)
-    print(f"\n{comparison.to_text()}\n")
-    print(f"Weights:         {folder / 'weights.csv'}, {folder / 'weights.png'}")
-    print(f"Comparison:      {folder / 'comparison'}")
-    print(f"False positives: {folder / 'false_positives'}")
+        write_report(pipelines.make_report(comparison, analysed, images=data), report)
+    print(f"\n{comparison_text(comparison)}\n")
+    print(f"Weights:         {folder / layout.WEIGHTS_CSV}, {folder / layout.WEIGHTS_PLOT}")
+    print(f"Comparison:      {folder / layout.COMPARISON}")
+    print(f"False positives: {tables}")
     print(f"Pictures:        {pictures} ({len(scenes)})")
     print(f"Report:          {report} (open it in a browser)", flush=True)
     return report

@@ -1,0 +1,226 @@
+"""From evaluated runs to their report, step by step: comparison, false positives, pictures, page.
+
+The command line and the demo call these steps one after the other. What a step has read and
+matched, an `AnalysedRuns`, is handed to the next.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from iif.data.annotations import Annotations, load_annotations
+from iif.data.results import Detections, IouType, load_results
+from iif.errors import InputError
+from iif.evaluation import false_positives as fp
+from iif.evaluation.compare import Comparison, RunInfo
+from iif.evaluation.false_positives import FalsePositiveAnalysis, Run
+from iif.evaluation.matching import match
+from iif.evaluation.scenes import Scene
+from iif.files import sha256_file
+from iif.report import pictures
+from iif.report.comparison_plots import save_plots
+from iif.report.crops import MAX_CROPS, Crop, make_crops
+from iif.report.html import Report
+from iif.report.text import save_comparison_tables
+from iif.statistics import ClassStatistics
+
+
+@dataclass(frozen=True)
+class AnalysedRuns:
+    """Runs on the same ground truth and the analysis of their false positives.
+
+    Attributes:
+        gt: the annotations.
+        runs: detections and matches of each run, the baseline first.
+        analysis: their false positives at matched recall.
+    """
+
+    gt: Annotations
+    runs: list[Run]
+    analysis: FalsePositiveAnalysis
+
+
+def save_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write a comparison's tables and plots into a folder; return the paths."""
+    return save_comparison_tables(comparison, folder) + save_plots(comparison, folder)
+
+
+def analyse_results(
+    gt: Annotations,
+    results: Mapping[str, str | os.PathLike[str]],
+    *,
+    iou_type: IouType | None = None,
+    recall: float = 0.5,
+) -> AnalysedRuns:
+    """Match result files and count their false positives.
+
+    Args:
+        gt: the annotations, with masks for "segm".
+        results: name of each run -> its result file, the baseline first.
+        iou_type: default "segm" where every file has masks, else "bbox".
+        recall: the matched recall.
+
+    Raises:
+        InputError: a result file is malformed, or the recall is out of range.
+    """
+    fp.check_recall(recall)
+    runs = fp.load_runs(gt, results, iou_type=iou_type)
+    return AnalysedRuns(gt, runs, fp.analyse(gt, runs, recall=recall))
+
+
+def analyse_compared(
+    gt_path: str | os.PathLike[str],
+    comparison: Comparison,
+    *,
+    recall: float = 0.5,
+    train_json: str | os.PathLike[str] | None = None,
+) -> AnalysedRuns:
+    """Read the files that compared runs were evaluated from, and count the false positives.
+
+    Masks are matched where every run was evaluated with masks, else boxes.
+
+    Args:
+        gt_path: the annotation file that the runs were evaluated on.
+        comparison: the runs. The result files are those that their summaries name.
+        recall: the matched recall.
+        train_json: the training annotations that the frequency groups were counted from, for an
+            annotation file that does not name them.
+
+    Raises:
+        InputError: a file is missing or malformed, or is not the one that was evaluated.
+    """
+    fp.check_recall(recall)
+    paths = [find_results(run) for run in comparison.runs]
+    gt = _load_ground_truth(gt_path, comparison, train_json)
+    iou_type: IouType = "segm" if "segm" in comparison.iou_types else "bbox"
+    detections = []
+    for info, path in zip(comparison.runs, paths, strict=True):
+        detections.append(load_results(path, gt, iou_type=iou_type))
+        _check_results(info, detections[-1])
+    runs = [
+        Run(name, found, match(gt, found, iou_type))
+        for name, found in zip(comparison.names, detections, strict=True)
+    ]
+    return AnalysedRuns(gt, runs, fp.analyse(gt, runs, recall=recall))
+
+
+def save_pictures(
+    analysed: AnalysedRuns,
+    scenes: Sequence[Scene],
+    images: Sequence[Path],
+    folder: str | os.PathLike[str],
+    draw_panel: pictures.Drawer,
+    *,
+    error_types: Sequence[str] | None = None,
+) -> list[Path]:
+    """Draw scenes of analysed runs; return the paths of the PNG files.
+
+    Args:
+        analysed: the runs.
+        scenes: chosen by `iif.evaluation.scenes.choose_scenes`.
+        images: (I,) file of every image row, from `iif.data.images.find_images`.
+        folder: where the PNG files go.
+        draw_panel: draws one panel.
+        error_types: those that the scenes were chosen by; default all.
+
+    Raises:
+        InputError: an image cannot be read or has another size than the annotations say.
+    """
+    subtitle = pictures.subtitle_of(analysed.analysis, error_types)
+    names = analysed.analysis.names
+    return pictures.save_pictures(scenes, names, images, folder, draw_panel, subtitle=subtitle)
+
+
+def make_report(
+    comparison: Comparison | None,
+    analysed: AnalysedRuns | None = None,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    max_crops: int = MAX_CROPS,
+) -> Report:
+    """Return the page's content: the comparison, the false positives and crops around them.
+
+    Args:
+        comparison: metrics; None for a page about false positives alone.
+        analysed: the same runs. Their detections are matched anew for the comparison's other IoU
+            type.
+        images: image folder; without it there are no crops.
+        max_crops: at most so many crops.
+
+    Raises:
+        InputError: an image is missing, cannot be read or has another size.
+    """
+    analyses: list[FalsePositiveAnalysis] = []
+    crops: list[Crop] = []
+    if analysed is not None:
+        analysis, gt, runs = analysed.analysis, analysed.gt, analysed.runs
+        analyses.append(analysis)
+        if images is not None:
+            crops = make_crops(analysis, gt, runs, images, max_crops)
+        for other in comparison.iou_types if comparison is not None else ():
+            if other != analysis.iou_type:
+                again = [Run(r.name, r.detections, match(gt, r.detections, other)) for r in runs]
+                analyses.append(fp.analyse(gt, again, recall=analysis.recall))
+    return Report(comparison, analyses, crops, images=images is not None)
+
+
+def find_results(run: RunInfo) -> Path:
+    """Return the result file that a summary names, or one of its name beside the summary.
+
+    Raises:
+        InputError: the summary names none, or there is none.
+    """
+    if run.results is None:
+        raise InputError(
+            f"{run.summary}: names no result file (results.path); evaluate the result file with "
+            "iif evaluate"
+        )
+    beside = Path(run.summary).parent / Path(run.results).name
+    found = [path for path in (beside, Path(run.results)) if path.is_file()]
+    # A folder may have been copied, or trained into again: of two files, the one that was
+    # evaluated counts.
+    if len(found) > 1 and not found[0].samefile(found[1]):
+        found.sort(key=lambda path: sha256_file(path) != run.results_sha256)
+    if found:
+        return found[0]
+    raise InputError(
+        f"{run.results}: no such result file, nor {beside}; put back the file that {run.summary} "
+        "was evaluated from"
+    )
+
+
+def _load_ground_truth(
+    path: str | os.PathLike[str],
+    comparison: Comparison,
+    train_json: str | os.PathLike[str] | None,
+) -> Annotations:
+    gt = load_annotations(
+        path,
+        exhaustive=comparison.dataset.exhaustive,
+        masks="segm" in comparison.iou_types,
+        statistics=ClassStatistics.from_json(train_json) if train_json is not None else None,
+    )
+    if gt.sha256 != comparison.dataset.sha256:
+        raise InputError(
+            f"{path}: not the annotation file that the runs were evaluated on (SHA-256 "
+            f"{gt.sha256[:12]}, in {comparison.runs[0].summary} {comparison.dataset.sha256[:12]}); "
+            "give that file, or evaluate the runs again"
+        )
+    for row, group in zip(comparison.categories, gt.groups, strict=True):
+        if row.group != group:
+            raise InputError(
+                f"{path}: category {row.id} is in frequency group {group}, but was evaluated in "
+                f"group {row.group}; give the training annotations that were given then"
+            )
+    return gt
+
+
+def _check_results(run: RunInfo, detections: Detections) -> None:
+    if run.results_sha256 is not None and detections.sha256 != run.results_sha256:
+        raise InputError(
+            f"{detections.path}: changed since {run.summary} was made from it (SHA-256 "
+            f"{detections.sha256[:12]}, then {run.results_sha256[:12]}); evaluate it again"
+        )

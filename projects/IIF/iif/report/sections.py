@@ -1,0 +1,314 @@
+"""The sections of the page as text, row by row: metrics, false positives, categories, crops."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from iif.evaluation.compare import Comparison, MetricRow
+from iif.evaluation.false_positives import (
+    ERROR_TYPES,
+    GROUPS,
+    FalsePositiveAnalysis,
+    FixedCut,
+    GroupRow,
+)
+from iif.report import charts
+from iif.report.crops import Crop
+from iif.report.labels import (
+    CHANGE_LABELS,
+    GROUP_LABELS,
+    IOU_NAMES,
+    METRIC_LABELS,
+    OUTCOME_LABELS,
+    OUTCOME_NAMES,
+)
+from iif.report.page_charts import css_kind, false_positive_bars, recall_curve
+from iif.report.palette import DASHED
+from iif.report.tables import page_interval, page_number, page_signed
+from iif.report.verdict import is_difference, percent_change
+
+MAX_CONFUSIONS = 50
+
+
+# Metrics
+
+
+def metric_tables(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return one table for each IoU type: values, differences, intervals."""
+    tables = []
+    for iou_type in _main_first(comparison):
+        rows = [row for row in comparison.metrics if row.iou_type == iou_type]
+        intervals = [i for row in rows for i in row.difference_intervals if i is not None]
+        extent = max([abs(b) for i in intervals for b in (i.low, i.high)], default=0.0)
+        tables.append(
+            {
+                "iou": IOU_NAMES[iou_type],
+                "intervals": bool(intervals),
+                "extent": page_number(extent),
+                "rows": [_metric_row(row, extent or 1.0) for row in rows],
+            }
+        )
+    return tables
+
+
+def _metric_row(row: MetricRow, extent: float) -> dict[str, Any]:
+    changes = []
+    for difference, interval in zip(row.differences, row.difference_intervals, strict=True):
+        css = ""
+        if interval is not None and is_difference(interval):
+            css = "better" if interval.low > 0 else "worse"
+        glyph = Markup("")
+        if interval is not None and difference is not None:
+            glyph = charts.interval_glyph(
+                difference, interval.low, interval.high, extent, css or "open"
+            )
+        changes.append(
+            {
+                "text": page_signed(difference),
+                "range": page_interval(interval),
+                "css": css,
+                "glyph": glyph,
+            }
+        )
+    return {
+        "metric": row.metric,
+        "label": METRIC_LABELS.get(row.metric, ""),
+        "values": [page_number(value) for value in row.values],
+        "changes": changes,
+    }
+
+
+def _main_first(comparison: Comparison) -> list[str]:
+    return sorted(comparison.iou_types, key=lambda iou_type: iou_type != comparison.main_iou_type)
+
+
+# False positives
+
+
+def false_positive_view(analysis: FalsePositiveAnalysis) -> dict[str, Any]:
+    """Return the tables and charts of one analysis."""
+    groups = {row.group: row for row in analysis.groups}
+    return {
+        "iou": IOU_NAMES[analysis.iou_type],
+        "recall": f"{100 * analysis.recall:g}%",
+        "matched": groups["all"].matched,
+        "total": sum(groups["all"].total),
+        "groups": [GROUP_LABELS[group] for group in GROUPS],
+        "rows": _type_rows([groups[group] for group in GROUPS]),
+        "bars": [false_positive_bars(analysis, groups[group]) for group in GROUPS],
+        "curves": [recall_curve(analysis, group) for group in GROUPS],
+        "coverage": [
+            {
+                "group": GROUP_LABELS[group],
+                "share": page_number(100 * analysis.coverage[group], 2),
+                "categories": f"{groups[group].categories:,}",
+                "matched": f"{groups[group].matched:,}",
+                "reached": [f"{n:,}" for n in groups[group].reached],
+            }
+            for group in GROUPS
+        ],
+        "outcomes": [
+            {"label": label, "counts": [f"{run.outcomes.get(key, 0):,}" for run in analysis.runs]}
+            for key, label in OUTCOME_NAMES.items()
+        ],
+        "fixed_cuts": [_fixed_cut(cut) for cut in analysis.fixed_cuts],
+        "confusions": _confusions(analysis),
+        "confusions_left": max(0, len(analysis.confusions) - MAX_CONFUSIONS),
+    }
+
+
+def _type_rows(groups: Sequence[GroupRow]) -> list[dict[str, Any]]:
+    """Return rows of cells: for each group the runs' figures, then changes against the first."""
+
+    def row(
+        label: str, css: str, values: Callable[[GroupRow], Sequence[float]], decimals: int
+    ) -> dict[str, Any]:
+        cells = []
+        for group in groups:
+            of_runs = values(group) if group.matched else [math.nan] * len(group.total)
+            changes = [percent_change(of_runs[0], v) for v in of_runs[1:]]
+            cells.append([page_number(v, decimals) for v in of_runs])
+            cells[-1] += [page_signed(c, 0) + ("%" if c is not None else "") for c in changes]
+        return {"label": label, "css": css, "cells": cells}
+
+    by_type = [
+        row(kind, css_kind(kind), lambda g, i=i: [r[i] for r in g.by_type], 0)  # type: ignore[misc]
+        for i, kind in enumerate(ERROR_TYPES)
+    ]
+    return [
+        *by_type,
+        row("All types", "total", lambda g: g.total, 0),
+        row("Mean per category", "", lambda g: g.mean, 1),
+        row("Per 1,000 verified images", "", lambda g: g.per_1000, 1),
+    ]
+
+
+def _fixed_cut(cut: FixedCut) -> dict[str, Any]:
+    return {
+        "rule": cut.rule,
+        "value": cut.value,
+        "counts": [
+            [f"{counts.get(name, 0):,}" for name in ("TP", "FP", "IGNORED", "UNVERIFIED")]
+            for counts in cut.counts
+        ],
+    }
+
+
+def _confusions(analysis: FalsePositiveAnalysis) -> list[dict[str, Any]]:
+    names, groups = analysis.category_names, analysis.category_groups
+    return [
+        {
+            "object": names[c.gt_category],
+            "object_group": GROUP_LABELS[str(groups[c.gt_category])],
+            "predicted": names[c.predicted],
+            "predicted_group": GROUP_LABELS[str(groups[c.predicted])],
+            "counts": [f"{n:,}" for n in c.counts],
+            "changes": [page_signed(n - c.counts[0], 0) for n in c.counts[1:]],
+        }
+        for c in analysis.confusions[:MAX_CONFUSIONS]
+    ]
+
+
+# Categories
+
+
+def category_table(
+    comparison: Comparison | None, analysis: FalsePositiveAnalysis | None
+) -> dict[str, Any]:
+    """Return header groups and rows of text, one row a category.
+
+    Returns:
+        "headings": [(text, number of columns)]; "columns": [text]; "starts": positions of the
+        columns that begin a later heading; "rows": [{"name", "group"
+        (r, c or f), "cells"}], in the order of ids.
+    """
+    # The first column stays in view when the table scrolls: its heading spans it alone.
+    headings: list[tuple[str, int]] = [("", 1), ("", 3)]
+    columns = ["Category", "Group", "Training images", "Objects"]
+    runs: list[str] = []
+    if comparison is not None:
+        runs = comparison.names
+        for iou_type in _main_first(comparison):
+            headings.append((f"{IOU_NAMES[iou_type].capitalize()} AP", 2 * len(runs) - 1))
+            columns += runs + _difference_columns(runs)
+    if analysis is not None:
+        runs = analysis.names
+        headings.append(
+            (f"False positives at {100 * analysis.recall:g}% recall", 2 * len(runs) - 1)
+        )
+        columns += runs + _difference_columns(runs)
+
+    table = []
+    for row, (name, group, images, objects) in enumerate(_category_heads(comparison, analysis)):
+        cells = [GROUP_LABELS[group], images, objects]
+        if comparison is not None:
+            category = comparison.categories[row]
+            for iou_type in _main_first(comparison):
+                cells += [page_number(v) for v in category.ap[iou_type]]
+                cells += [page_signed(v) for v in category.difference[iou_type]]
+        if analysis is not None:
+            cells += _false_positive_cells(analysis, row)
+        table.append({"name": name, "group": group, "cells": cells})
+    widths = [width for _, width in headings]
+    starts = set(np.cumsum(widths)[1:-1].tolist())
+    return {"headings": headings, "columns": columns, "starts": starts, "rows": table}
+
+
+def _difference_columns(runs: Sequence[str]) -> list[str]:
+    if len(runs) == 2:
+        return ["Difference"]
+    return [f"{name} difference" for name in runs[1:]]
+
+
+def _category_heads(
+    comparison: Comparison | None, analysis: FalsePositiveAnalysis | None
+) -> list[tuple[str, str, str, str]]:
+    """Return (name, group, training images, objects) of every category."""
+    if comparison is not None:
+        return [
+            (
+                row.name,
+                row.group,
+                "-" if row.image_count is None else f"{row.image_count:,}",
+                f"{row.num_gt:,}",
+            )
+            for row in comparison.categories
+        ]
+    if analysis is None:
+        return []
+    return [
+        (name, str(group), "-", f"{objects:,}")
+        for name, group, objects in zip(
+            analysis.category_names, analysis.category_groups, analysis.num_gt, strict=True
+        )
+    ]
+
+
+def _false_positive_cells(analysis: FalsePositiveAnalysis, row: int) -> list[str]:
+    if not analysis.matched[row]:
+        return ["-"] * (2 * len(analysis.runs) - 1)
+    counts = [int(run.false_positives[row].sum()) for run in analysis.runs]
+    return [f"{n:,}" for n in counts] + [page_signed(n - counts[0], 0) for n in counts[1:]]
+
+
+# Crops
+
+
+def crops_payload(crops: Sequence[Crop], runs: Sequence[str]) -> dict[str, Any]:
+    """Return what the page's script draws the crops from.
+
+    Returns:
+        "panels": names of a crop's panels; "kinds": kind -> {"label", "css", "greyed"}; "names":
+        category names, which shapes refer to by position; "crops": each {"id", "src" (JPEG as
+        data URI), "w", "h", "name", "group", "groupName", "kind", "change", "panels"
+        (lists of shapes), "leftOut"}; a shape is [name, kind, score or null, box, path, subject].
+    """
+    names: dict[str, int] = {}
+    for crop in crops:
+        for panel in crop.panels:
+            for shape in panel:
+                names.setdefault(shape.name, len(names))
+    return {
+        "panels": [*runs, "Ground truth"],
+        "kinds": {
+            kind: {"label": label, "css": css_kind(kind), "greyed": kind in DASHED}
+            for kind, label in OUTCOME_LABELS.items()
+        },
+        "changes": CHANGE_LABELS if len(runs) > 1 else {},
+        "names": list(names),
+        "crops": [
+            {
+                "id": crop.image_id,
+                "src": "data:image/jpeg;base64," + base64.b64encode(crop.jpeg).decode(),
+                "w": crop.width,
+                "h": crop.height,
+                "name": crop.category,
+                "group": crop.group,
+                "groupName": GROUP_LABELS[crop.group],
+                "kind": crop.kind,
+                "change": crop.change,
+                "panels": [
+                    [
+                        [
+                            names[s.name],
+                            s.kind,
+                            None if s.score is None else round(s.score, 4),
+                            list(s.box),
+                            s.path,
+                            int(s.subject),
+                        ]
+                        for s in panel
+                    ]
+                    for panel in crop.panels
+                ],
+                "leftOut": crop.left_out,
+            }
+            for crop in crops
+        ],
+    }
