@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 from pycocotools import mask as mask_utils
 
+from iif.data.annotations import Annotations, load_annotations
+from iif.data.results import IouType
+from iif.evaluation.runs import Run, load_runs
+
 SIZE = (96, 128)  # height, width
 
 
@@ -89,6 +93,24 @@ def make_results(
             result["segmentation"] = _rle(box)
         results.append(result)
     return results
+
+
+def make_runs(
+    folder: Path,
+    seed: int = 0,
+    *,
+    qualities: tuple[float, ...] = (0.6, 0.8),
+    iou_type: IouType = "bbox",
+    **options: int,
+) -> tuple[Annotations, list[Run]]:
+    """Write a data set and the results of runs of these qualities; read and match them."""
+    gt_dict = make_gt(seed, **options)
+    gt = load_annotations(write(folder / "gt.json", gt_dict), masks=True)
+    paths = {
+        f"run {i}": write(folder / f"{i}.json", make_results(gt_dict, 9 * seed + i, quality=q))
+        for i, q in enumerate(qualities)
+    }
+    return gt, load_runs(gt, paths, iou_type=iou_type)
 
 
 def write(path: Path, value: object) -> Path:

@@ -1,3 +1,5 @@
+"""False positives at matched recall, fixed cuts, confusions, and `iif false-positives`."""
+
 from __future__ import annotations
 
 import csv
@@ -12,10 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers_compare import make_gt, make_results, write
+from helpers_compare import make_gt, make_results, make_runs, write
 from iif.cli import main
 from iif.data.annotations import load_annotations
-from iif.errors import InputError
 from iif.evaluation import false_positives
 from iif.evaluation.false_positives import (
     CURVE_RECALLS,
@@ -25,19 +26,9 @@ from iif.evaluation.false_positives import (
     verified_images,
 )
 from iif.evaluation.matching import ErrorType, Outcome
-from iif.evaluation.scenes import KINDS, choose_scenes, find_categories, kinds, shown
+from iif.evaluation.scenes import choose_scenes
 from iif.report.records import false_positives_json
 from iif.report.text import false_positives_text
-
-
-def make_runs(folder, seed=0, *, qualities=(0.6, 0.8), iou_type="bbox", **options):
-    gt_dict = make_gt(seed, **options)
-    gt = load_annotations(write(folder / "gt.json", gt_dict), masks=True)
-    paths = {
-        f"run {i}": write(folder / f"{i}.json", make_results(gt_dict, 9 * seed + i, quality=q))
-        for i, q in enumerate(qualities)
-    }
-    return gt, load_runs(gt, paths, iou_type=iou_type)
 
 
 def plain_point(gt, run, category, recall):
@@ -287,70 +278,6 @@ def test_a_recall_of_whole_objects_asks_for_no_more(tmp_path, recall):
     assert part.true_positives.tolist() == [round(20 * recall)]
 
 
-def test_shown_detections_reach_their_threshold(tmp_path):
-    gt, runs = make_runs(tmp_path, 8)
-    analysis = analyse(gt, runs)
-    for run, part, rows in zip(runs, analysis.runs, shown(analysis, runs), strict=True):
-        expected = {
-            d
-            for d in range(len(run.detections))
-            if analysis.matched[c := run.detections.category[d]]
-            and run.detections.score[d] >= part.threshold[c]
-            and run.matches.outcome[d] not in (Outcome.CAPPED, Outcome.DEGENERATE)
-        }
-        assert set(rows.tolist()) == expected
-        assert (np.diff(run.detections.score[rows]) <= 0).all()
-        assert Outcome.UNVERIFIED in run.matches.outcome[rows]
-
-
-def test_kinds_name_every_outcome(tmp_path):
-    _, (run, _) = make_runs(tmp_path, 9)
-    names = {Outcome.TP: "TP", Outcome.IGNORED: "Ignored", Outcome.UNVERIFIED: "Unverifiable"}
-    for d, kind in enumerate(kinds(run.matches)):
-        outcome = Outcome(run.matches.outcome[d])
-        if outcome == Outcome.FP:
-            assert KINDS[kind] == ErrorType(run.matches.error_type[d]).label
-        else:
-            assert KINDS[kind] == names[outcome]
-
-
-def test_scenes_are_those_that_change_most(tmp_path):
-    gt, runs = make_runs(tmp_path, 10, images=30, iou_type="segm")
-    analysis = analyse(gt, runs)
-    scenes = choose_scenes(analysis, gt, runs, num_images=3)
-    everything = choose_scenes(analysis, gt, runs, image_ids=gt.image_ids.tolist())
-    changes = sorted(scene.change for scene in everything)
-    removed = [scene.change for scene in scenes if scene.change < 0]
-    added = [scene.change for scene in scenes if scene.change > 0]
-    assert removed == [c for c in changes[:3] if c < 0]
-    assert added == [c for c in changes[:-4:-1] if c > 0]
-    assert sum(sum(s.false_positives) for s in everything) == sum(analysis.groups[0].total)
-    for scene in everything:
-        for count, run in zip(scene.false_positives, scene.detections, strict=True):
-            assert count == sum(item.kind in ERROR_TYPES for item in run)
-            for item in run:
-                assert 0 <= item.score <= 1
-                assert item.segmentation["size"] == [scene.height, scene.width]
-        assert len(scene.ground_truth) == (gt.ann_image == scene.image).sum()
-
-
-def test_filters_decide_what_counts(tmp_path):
-    gt, runs = make_runs(tmp_path, 11, images=30)
-    analysis = analyse(gt, runs)
-    category = int(np.flatnonzero(analysis.matched)[0])
-    ids = gt.image_ids.tolist()
-    scenes = choose_scenes(analysis, gt, runs, categories=[category], image_ids=ids)
-    shown_categories = {o.category for s in scenes for run in s.detections for o in run}
-    assert shown_categories == {category}
-    scenes = choose_scenes(analysis, gt, runs, error_types=["Bkg"], image_ids=ids)
-    by_type = [row[ERROR_TYPES.index("Bkg")] for row in analysis.groups[0].by_type]
-    assert [sum(s.false_positives[i] for s in scenes) for i in range(2)] == by_type
-    assert {o.kind for s in scenes for run in s.detections for o in run} > {"Bkg"}
-    assert find_categories(gt, ["category 3"], ["r"]) == sorted(
-        {int(gt.category_row(3)), *np.flatnonzero(gt.groups == "r").tolist()}
-    )
-
-
 def test_one_run_stands_alone(tmp_path):
     gt, runs = make_runs(tmp_path, 12, qualities=(0.8,))
     analysis = analyse(gt, runs)
@@ -446,11 +373,3 @@ def test_boxes_alone_are_enough(files):
         write(files / f"{name}.json", content)
     assert command(files) == 0
     assert json.loads((files / "out" / "false_positives.json").read_text())["iou_type"] == "bbox"
-
-
-def test_a_category_that_none_brings_to_the_recall_is_refused(tmp_path):
-    gt, runs = make_runs(tmp_path, 15, qualities=(0.2, 0.2))
-    analysis = analyse(gt, runs, recall=1.0)
-    unmatched = int(np.flatnonzero(~analysis.matched)[0])
-    with pytest.raises(InputError, match=r"both runs reach recall 1 \(highest: run 0 .*lower"):
-        choose_scenes(analysis, gt, runs, categories=[unmatched])
