@@ -17,15 +17,14 @@ from hypothesis import strategies as st
 from helpers_compare import make_gt, make_results, make_runs, write
 from iif.cli import main
 from iif.data.annotations import load_annotations
-from iif.evaluation import false_positives
 from iif.evaluation.false_positives import (
     CURVE_RECALLS,
     ERROR_TYPES,
     analyse,
-    load_runs,
     verified_images,
 )
 from iif.evaluation.matching import ErrorType, Outcome
+from iif.evaluation.runs import load_runs
 from iif.evaluation.scenes import choose_scenes
 from iif.report.records import false_positives_json
 from iif.report.text import false_positives_text
@@ -358,7 +357,7 @@ def test_command_writes_equal_figures_everywhere(files, capsys):
 def test_bad_arguments_are_refused_before_the_results_are_read(
     files, capsys, monkeypatch, arguments, words
 ):
-    monkeypatch.setattr(false_positives, "load_runs", lambda *_, **__: pytest.fail("was read"))
+    monkeypatch.setattr("iif.report.pipelines.load_runs", lambda *_, **__: pytest.fail("was read"))
     assert command(files, *arguments) == 2
     assert words in capsys.readouterr().err
     assert not (files / "out").exists()

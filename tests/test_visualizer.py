@@ -13,7 +13,6 @@ from iif.cli import main
 from iif.data.annotations import load_annotations
 from iif.data.images import find_images, read_image
 from iif.errors import InputError
-from iif.evaluation import false_positives
 from iif.evaluation.false_positives import ERROR_TYPES
 from iif.evaluation.scenes import KINDS, Scene, SceneObject
 from iif.report.labels import OUTCOME_LABELS
@@ -271,7 +270,7 @@ def test_images_may_lie_in_one_folder(files):
 
 def test_a_missing_image_is_refused_before_the_results_are_read(files, capsys, monkeypatch):
     next((files / "images" / "val").iterdir()).unlink()
-    monkeypatch.setattr(false_positives, "load_runs", lambda *_, **__: pytest.fail("was read"))
+    monkeypatch.setattr("iif.report.pipelines.load_runs", lambda *_, **__: pytest.fail("was read"))
     assert command(files) == 2
     assert "no such image" in capsys.readouterr().err
     assert not (files / "out").exists()

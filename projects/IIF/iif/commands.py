@@ -126,8 +126,9 @@ def false_positives(args: Namespace) -> None:
     """
     from iif.data.annotations import load_annotations
     from iif.data.images import find_images
-    from iif.evaluation import false_positives as fp
     from iif.evaluation import scenes as sc
+    from iif.evaluation.operating_points import check_recall
+    from iif.evaluation.runs import common_iou_type
     from iif.methods import DEFAULT
     from iif.report import pipelines
     from iif.report.html import write_report
@@ -137,9 +138,9 @@ def false_positives(args: Namespace) -> None:
     names = args.names or ["baseline", DEFAULT.upper()][-len(paths) :]
     if len(names) != len(paths) or len(set(names)) != len(names):
         raise InputError(f"{len(paths)} different names are needed, one for each run")
-    fp.check_recall(args.recall)
+    check_recall(args.recall)
     statistics = _training_statistics(args)
-    iou_type = args.iou_type or fp.common_iou_type(paths)
+    iou_type = args.iou_type or common_iou_type(paths)
     gt = load_annotations(
         args.gt, exhaustive=args.exhaustive, masks=iou_type == "segm", statistics=statistics
     )
@@ -178,7 +179,7 @@ def report(args: Namespace) -> None:
     category, crops. A run is given by its eval_summary.json, or an output folder that has one.
     """
     from iif.evaluation.compare import compare
-    from iif.evaluation.false_positives import check_recall
+    from iif.evaluation.operating_points import check_recall
     from iif.report import pipelines
     from iif.report.html import write_report
 

@@ -24,8 +24,9 @@ from iif.d2.datasets import read_header
 from iif.d2.method import record_of
 from iif.d2.statistics import statistics_of_run
 from iif.data.results import IouType, write_results
-from iif.evaluation.compare import compare, find_summary
+from iif.evaluation.compare import compare
 from iif.evaluation.evaluate import evaluate_files
+from iif.evaluation.summary_file import find_summary
 from iif.report.text import comparison_text, save_comparison_tables, summary_text
 from iif.statistics import ClassStatistics
 

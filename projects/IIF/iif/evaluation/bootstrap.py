@@ -105,7 +105,9 @@ def weighted_average_precision(
     starts = np.concatenate([[0], np.cumsum([len(p) for p in positions])])
     offsets += starts[:-1, None]
     position = np.concatenate(positions)
-    is_tp = np.concatenate([row[p] == TRUE_POSITIVE for row, p in zip(flags, positions, strict=True)])
+    is_tp = np.concatenate(
+        [row[p] == TRUE_POSITIVE for row, p in zip(flags, positions, strict=True)]
+    )
     counts = matches.gt_in_area[0]
     gt_image, gt_category = matches.gt_image[counts], matches.gt_category[counts]
     num_categories = len(matches.category_offsets) - 1

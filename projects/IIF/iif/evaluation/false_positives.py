@@ -19,24 +19,7 @@ from iif.evaluation.fixed_cuts import FixedCut, count_fixed_cuts
 from iif.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, ErrorType, Matches, Outcome
 from iif.evaluation.operating_points import check_recall, num_kept, select_kept
 from iif.evaluation.overlaps import has_area
-from iif.evaluation.runs import Run, common_iou_type, load_runs
-
-__all__ = [
-    "CURVE_RECALLS",
-    "ERROR_TYPES",
-    "GROUPS",
-    "Confusion",
-    "FalsePositiveAnalysis",
-    "FixedCut",
-    "GroupRow",
-    "Run",
-    "RunFalsePositives",
-    "analyse",
-    "check_recall",
-    "common_iou_type",
-    "load_runs",
-    "verified_images",
-]
+from iif.evaluation.runs import Run
 
 GROUPS = ("all", "r", "c", "f")
 ERROR_TYPES = tuple(error_type.label for error_type in ErrorType if error_type.label)

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from iif.data.annotations import Annotations
 from iif.data.images import find_images, read_image
-from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis, Run
+from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
+from iif.evaluation.runs import Run
 from iif.evaluation.scenes import KINDS, Scene, SceneObject, choose_scenes, kinds, shown
 from iif.report.outlines import mask_path
 

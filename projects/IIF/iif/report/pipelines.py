@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iif.data.annotations import Annotations, load_annotations
-from iif.data.results import Detections, IouType, load_results
+from iif.data.results import IOU_TYPES, Detections, IouType, load_results
 from iif.errors import InputError
-from iif.evaluation import false_positives as fp
 from iif.evaluation.compare import Comparison, RunInfo
-from iif.evaluation.false_positives import FalsePositiveAnalysis, Run
+from iif.evaluation.false_positives import FalsePositiveAnalysis, analyse
 from iif.evaluation.matching import match
+from iif.evaluation.operating_points import check_recall
+from iif.evaluation.runs import Run, load_runs
 from iif.evaluation.scenes import Scene
 from iif.files import sha256_file
 from iif.report import pictures
@@ -66,9 +67,9 @@ def analyse_results(
     Raises:
         InputError: a result file is malformed, or the recall is out of range.
     """
-    fp.check_recall(recall)
-    runs = fp.load_runs(gt, results, iou_type=iou_type)
-    return AnalysedRuns(gt, runs, fp.analyse(gt, runs, recall=recall))
+    check_recall(recall)
+    runs = load_runs(gt, results, iou_type=iou_type)
+    return AnalysedRuns(gt, runs, analyse(gt, runs, recall=recall))
 
 
 def analyse_compared(
@@ -92,7 +93,7 @@ def analyse_compared(
     Raises:
         InputError: a file is missing or malformed, or is not the one that was evaluated.
     """
-    fp.check_recall(recall)
+    check_recall(recall)
     paths = [find_results(run) for run in comparison.runs]
     gt = _load_ground_truth(gt_path, comparison, train_json)
     iou_type: IouType = "segm" if "segm" in comparison.iou_types else "bbox"
@@ -104,7 +105,7 @@ def analyse_compared(
         Run(name, found, match(gt, found, iou_type))
         for name, found in zip(comparison.names, detections, strict=True)
     ]
-    return AnalysedRuns(gt, runs, fp.analyse(gt, runs, recall=recall))
+    return AnalysedRuns(gt, runs, analyse(gt, runs, recall=recall))
 
 
 def save_pictures(
@@ -160,10 +161,11 @@ def make_report(
         analyses.append(analysis)
         if images is not None:
             crops = make_crops(analysis, gt, runs, images, max_crops)
-        for other in comparison.iou_types if comparison is not None else ():
-            if other != analysis.iou_type:
+        others = set(comparison.iou_types if comparison is not None else ()) - {analysis.iou_type}
+        for other in IOU_TYPES:
+            if other in others:
                 again = [Run(r.name, r.detections, match(gt, r.detections, other)) for r in runs]
-                analyses.append(fp.analyse(gt, again, recall=analysis.recall))
+                analyses.append(analyse(gt, again, recall=analysis.recall))
     return Report(comparison, analyses, crops, images=images is not None)
 
 

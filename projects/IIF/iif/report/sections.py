@@ -15,9 +15,9 @@ from iif.evaluation.false_positives import (
     ERROR_TYPES,
     GROUPS,
     FalsePositiveAnalysis,
-    FixedCut,
     GroupRow,
 )
+from iif.evaluation.fixed_cuts import FixedCut
 from iif.report import charts
 from iif.report.crops import Crop
 from iif.report.labels import (

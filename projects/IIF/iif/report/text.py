@@ -14,9 +14,9 @@ from iif.evaluation.false_positives import (
     ERROR_TYPES,
     GROUPS,
     FalsePositiveAnalysis,
-    FixedCut,
     GroupRow,
 )
+from iif.evaluation.fixed_cuts import FixedCut
 from iif.evaluation.metrics import FIXED_METRICS, METRICS
 from iif.evaluation.operating_points import all_runs_reach
 from iif.evaluation.scenes import Scene
