@@ -18,7 +18,7 @@ from pathlib import Path
 
 from results_table import spread
 
-from iif.evaluation.tables import markdown_table
+from iif.report.tables import markdown_table
 
 METRICS = ("AP", "APr", "APc", "APf")
 MODELS = {"softmax": "baseline", "IIF raw": "iif"}  # name -> folder
