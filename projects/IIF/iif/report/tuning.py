@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from iif.evaluation.bootstrap import GROUP_METRICS as METRICS
-from iif.report.palette import GROUP_COLORS, GROUP_LABELS
+from iif.report.labels import GROUP_LABELS
+from iif.report.palette import GROUP_COLORS
 
 
 def curve_text(result: dict[str, Any]) -> str:
