@@ -17,7 +17,7 @@ from pycocotools import mask as coco_mask
 
 from iif import ClassStatistics, InputError
 from iif.cli import main
-from iif.data.polygons import coverage_to_polygons
+from iif.data.outlines import coverage_to_polygons
 from iif.demo import characters, glyphs
 from iif.demo.characters import choose_characters, draw_character, font_path
 from iif.demo.drawing import Glyph, draw_image

@@ -25,7 +25,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
-from iif.data.polygons import coverage_to_polygons
+from iif.data.outlines import coverage_to_polygons
 from iif.demo.characters import Character, choose_characters
 from iif.demo.drawing import Glyph, draw_image
 from iif.demo.plan import GlyphSettings, ImagePlan, plan_images

@@ -1,0 +1,68 @@
+"""Outlines of masks as SVG paths."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as mask_util
+
+from helpers_report import blob
+from iif.data.outlines import simplify
+from iif.report.outlines import mask_path
+
+
+def test_mask_path_keeps_area_and_place() -> None:
+    rng = np.random.default_rng(0)
+    for box in ((3.0, 5.0, 40.0, 30.0), (0.0, 0.0, 64.0, 48.0), (50.0, 20.0, 14.0, 28.0)):
+        mask = mask_util.decode(blob(rng, box, 48, 64)).astype(bool)
+        for scale in (1.0, 2.5):
+            drawn = _rasterise(mask_path(mask, scale=scale, tolerance=0.4), scale, mask.shape)
+            union = (drawn | mask).sum()
+            assert (drawn & mask).sum() / union > 0.9
+
+
+def test_mask_path_has_holes_and_parts() -> None:
+    mask = np.zeros((40, 40), bool)
+    mask[5:25, 5:25] = True
+    mask[10:20, 10:20] = False
+    mask[30:38, 30:38] = True
+    path = mask_path(mask)
+    assert path.count("M") == 3
+    assert (_rasterise(path, 1.0, mask.shape) ^ mask).sum() <= 20
+    assert mask_path(np.zeros((5, 5), bool)) == ""
+
+
+def _rasterise(path: str, scale: float, shape: tuple[int, ...]) -> np.ndarray:
+    """Fill SVG path data by the even-odd rule, at pixel centres."""
+    from matplotlib.path import Path as Outline
+
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    centres = (np.stack([x.ravel(), y.ravel()], 1) + 0.5) * scale
+    inside = np.zeros(len(centres), bool)
+    for part in re.findall(r"M([^MZ]*)Z", path):
+        corners = np.array([[float(v) for v in c.split()] for c in part.split("L")])
+        inside ^= Outline(corners).contains_points(centres)
+    return inside.reshape(shape)
+
+
+@given(st.integers(0, 10**6), st.floats(0.1, 5))
+@settings(max_examples=50)
+def test_simplify_stays_within_the_tolerance(seed: int, tolerance: float) -> None:
+    rng = np.random.default_rng(seed)
+    line = np.cumsum(rng.normal(size=(int(rng.integers(2, 80)), 2)), 0).astype(np.float32)
+    if rng.random() < 0.5:
+        line[-1] = line[0]
+    kept = simplify(line, tolerance)
+    assert (kept[0] == line[0]).all()
+    assert (kept[-1] == line[-1]).all()
+    for point in line:
+        distances = []
+        for a, b in itertools.pairwise(kept):
+            length = (b - a) @ (b - a)
+            share = np.clip((point - a) @ (b - a) / length, 0, 1) if length else 0.0
+            distances.append(np.linalg.norm(point - a - share * (b - a)))
+        assert min(distances) <= tolerance + 1e-9
