@@ -361,3 +361,18 @@ def test_evaluation_and_report_import_no_torch_and_no_detector(package: str) -> 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_evaluating_and_comparing_load_no_torch(files: tuple[Path, Path], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from iif.evaluation.compare import compare\n"
+        "from iif.evaluation.evaluate import evaluate_files\n"
+        "gt, results, out = sys.argv[1:]\n"
+        "evaluate_files(gt, results, output_dir=out)\n"
+        "compare([out, out], names=['a', 'b'], bootstrap=2)\n"
+        "print('torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, *map(str, files), str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]

@@ -123,7 +123,7 @@ class Comparison:
 
     Attributes:
         runs: (runs,).
-        dataset: what they were evaluated on.
+        dataset: the annotation file that they were evaluated on.
         iou_types: those that every run has.
         metrics: rows in the order of METRICS, box before mask.
         categories: (K,) in the order of ids.

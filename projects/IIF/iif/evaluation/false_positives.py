@@ -31,7 +31,7 @@ class RunFalsePositives:
     """One run's part of the analysis; K categories in the order of ids.
 
     Attributes:
-        name: as printed.
+        name: the run's name.
         path, sha256, num_detections: the result file.
         outcomes: outcome name ("CAPPED", ..., "FP") -> detections in the whole file.
         error_types: error type -> false positives in the whole file.

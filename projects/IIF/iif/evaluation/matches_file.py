@@ -1,4 +1,4 @@
-"""``eval_matches.npz``: what bootstraps and curves need of an evaluation's matches."""
+"""``eval_matches.npz``: the part of an evaluation's matches that bootstraps and curves need."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def save_matches(path: str | os.PathLike[str], matches: Mapping[IouType, Matches
 
 
 def load_matches(path: str | os.PathLike[str]) -> dict[str, Matches]:
-    """Read what `save_matches` wrote; outcome, error_type and gt_row come back empty.
+    """Read what `save_matches` wrote; outcome, error_type and gt_row are empty.
 
     Raises:
         InputError: the file is missing or not of this format.

@@ -67,7 +67,7 @@ FALSE_POSITIVE, TRUE_POSITIVE, NOT_COUNTED = 0, 1, 2
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """The outcome of every detection, and what the metrics need of those that count.
+    """The outcome of every detection, and the flags of those that count in the metrics.
 
     Attributes:
         iou_type: "bbox" or "segm".
@@ -250,7 +250,7 @@ def _match(
 ) -> NDArray:
     """Match greedily for each area range and threshold; return the flags, fill the outcomes.
 
-    A category's detections come by falling score over all images, so each image's do, too.
+    ``rows`` are sorted by category and falling score, over all images and thus within each.
     """
     num_areas, num_thresholds = len(limits), len(thresholds)
     flags = np.zeros((num_areas, num_thresholds, len(rows)), np.uint8)

@@ -189,7 +189,7 @@ def _mean_precision(
             start > first and score[start - 1] == score[start] and image[start - 1] == image[start]
         ):
             start -= 1
-        # The detections of equal score of an image that occurs n times repeat n times in turn.
+        # An image that occurs n times: its detections of equal score follow each other, n times.
         weight = weights[image[start]]
         turns, step = (weight, 1) if stop - start > 1 else (min(weight, 1), weight)
         for _ in range(turns):

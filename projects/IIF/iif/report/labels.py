@@ -23,7 +23,7 @@ METRIC_LABELS = {
     "APc": "common categories",
     "APf": "frequent categories",
     "AR@300": "recall with 300 detections",
-    "AP-fixed": "10,000 detections a category, no cap an image",
+    "AP-fixed": "10,000 detections per category, no cap per image",
     "APr-fixed": "the same, rare categories",
     "APc-fixed": "the same, common categories",
     "APf-fixed": "the same, frequent categories",

@@ -1,8 +1,8 @@
 """Colours that every picture, plot and page shares, safe for the colour-blind.
 
-The hues are those of Okabe and Ito (2008, https://jfly.uni-koeln.de/color/). A colour never stands
-alone: a label of `iif.report.labels` names what it marks, and ignored and unverifiable detections
-are dashed, too.
+The hues are those of Okabe and Ito (2008, https://jfly.uni-koeln.de/color/). Colour is
+never the only sign: each has a label of `iif.report.labels`, and detections that are ignored or
+unverifiable are dashed.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def number(value: float | None, decimals: int = 2, *, minus: str = "-") -> str:
 
 
 def signed(value: float | None, decimals: int = 2, *, minus: str = "-") -> str:
-    """Return a difference: as `number`, with a plus sign when it is positive as printed."""
+    """Return a difference: as `number`, with a plus sign when it is positive after rounding."""
     return _format(value, decimals, minus, sign="+")
 
 
