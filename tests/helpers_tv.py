@@ -1,12 +1,14 @@
-"""A tiny LVIS-format data set of coloured rectangles, for tests that train."""
+"""A tiny LVIS-format data set of coloured rectangles, a small model and a batch for it."""
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 # Ids with gaps, listed out of order, so that an id taken for a row shows.
@@ -18,10 +20,10 @@ def tiny_config(**values: Any):
     """Return training settings for the tiny data set."""
     from iif.tv import TrainConfig
 
-    defaults: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "model": "maskrcnn_resnet18_fpn_small",
         "weights_backbone": None,
-        "variant": "smooth",  # raw is 0 for a class that is in every image
+        "iif": {"variant": "smooth"},  # raw is 0 for a class that is in every image
         "min_size": (64,),
         "max_size": 64,
         "images_per_batch": 2,
@@ -34,7 +36,27 @@ def tiny_config(**values: Any):
         "cache_images": True,
         "detections_per_image": 20,
     }
-    return TrainConfig(**{**defaults, **values})
+    return TrainConfig.from_dict(settings | values)
+
+
+def small_model(num_classes: int = 5, seed: int = 0, **options: Any):
+    """Return a plain Mask R-CNN for images of 64 px, untrained, of so many foreground classes."""
+    from iif.tv import maskrcnn_resnet18_fpn_small
+
+    torch.manual_seed(seed)
+    return maskrcnn_resnet18_fpn_small(num_classes + 1, min_size=64, max_size=64, **options)
+
+
+def batch(num_classes: int = 5, seed: int = 1) -> tuple[list[torch.Tensor], list[dict[str, Any]]]:
+    """Return two images and their targets."""
+    generator = torch.Generator().manual_seed(seed)
+    images = [torch.rand(3, 64, 64, generator=generator) for _ in range(2)]
+    boxes = torch.tensor([[4.0, 4.0, 40.0, 36.0], [20.0, 10.0, 60.0, 50.0]])
+    masks = torch.zeros(2, 64, 64, dtype=torch.uint8)
+    masks[0, 4:36, 4:40] = 1
+    masks[1, 10:50, 20:60] = 1
+    target = {"boxes": boxes, "labels": torch.tensor([1, num_classes]), "masks": masks}
+    return images, [target, copy.deepcopy(target)]
 
 
 def make_dataset(folder: Path, *, images: int = 8, size: int = 64, seed: int = 0) -> Path:
@@ -83,3 +105,16 @@ def make_dataset(folder: Path, *, images: int = 8, size: int = 64, seed: int = 0
     path = folder / "annotations.json"
     path.write_text(json.dumps(content))
     return path
+
+
+def run(data: Path, output: Path, config: Any = None, **options: Any) -> dict[str, Any] | None:
+    """Train on the tiny data set (by default `tiny_config`), on the CPU; return the summary."""
+    from iif.tv import train
+
+    options = {"device": "cpu", **options}
+    return train(data, data.parent / "images", output, config or tiny_config(), **options)
+
+
+def state(folder: Path) -> dict[str, Any]:
+    """Return the content of a run's final checkpoint."""
+    return torch.load(folder / "model_final.pth", weights_only=True)

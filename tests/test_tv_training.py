@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -20,30 +19,19 @@ pytest.importorskip("torchvision", reason="torchvision is not installed")
 from pycocotools import mask as coco_mask
 from torchvision.models import detection, get_model, get_model_weights, list_models
 
-from helpers_tv import CATEGORY_IDS, make_dataset, tiny_config
+from helpers_tv import CATEGORY_IDS, make_dataset, run, state, tiny_config
 from iif import InputError
-from iif.cli import main
 from iif.data.annotations import load_annotations
-from iif.tv import TrainConfig, evaluate, load, train
-from iif.tv.config import GLYPHS
+from iif.tv import TrainConfig, evaluate, load, maskrcnn_resnet18_fpn_small, train
 from iif.tv.dataset import DetectionImages
 from iif.tv.inference import detections_to_results
-from iif.tv.model import structure_of
+from iif.tv.model import frozen_layers
 from iif.tv.trainer import learning_rate
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("tiny") / "data")
-
-
-def run(data, output, config=None, **options):
-    options = {"device": "cpu", **options}
-    return train(data, data.parent / "images", output, config or tiny_config(), **options)
-
-
-def state(folder) -> dict:
-    return torch.load(folder / "model_final.pth", weights_only=True)
 
 
 def assert_same_state(one, other) -> None:
@@ -108,9 +96,10 @@ class TestTraining:
         assert values[1][1] < 0.9 * values[0][1]
         assert scalars(tmp_path, "lr")[0][1] == pytest.approx(0.01)
 
-    def test_the_baseline_has_no_iif(self, data, tmp_path):
-        run(data, tmp_path, tiny_config(iterations=1, variant="none"))
-        assert not any("iif" in key for key in state(tmp_path)["model"])
+    def test_the_baselines_state_is_that_of_a_plain_model(self, data, tmp_path):
+        run(data, tmp_path, tiny_config(iterations=1, method="none"))
+        plain = maskrcnn_resnet18_fpn_small(len(CATEGORY_IDS) + 1)
+        assert state(tmp_path)["model"].keys() == plain.state_dict().keys()
 
     def test_a_loss_that_is_not_finite_stops_the_run(self, data, tmp_path):
         config = tiny_config(iterations=20, base_lr=1e9, warmup_iterations=0, clip_gradients=None)
@@ -224,11 +213,11 @@ class TestEvaluation:
         assert detector.statistics.ids.tolist() == sorted(CATEGORY_IDS)
         assert detector.statistics.image_count.tolist() == [8, 4, 3, 2]
         assert detector.config == tiny_config(iterations=6)
-        weight = detector.model.roi_heads.box_predictor.iif_logits.weight
-        expected = [1.0, *(math.log(9 / (f + 1)) + 1 for f in (8, 4, 3, 2))]
-        assert weight.tolist() == pytest.approx(expected)
+        scale = detector.model.roi_heads.box_predictor.method.scale
+        expected = [*(math.log(9 / (f + 1)) + 1 for f in (8, 4, 3, 2)), 1.0]
+        assert scale.tolist() == pytest.approx(expected)
 
-    def test_coco_format_with_exhaustive(self, data, tmp_path):
+    def test_coco_format_is_told_by_content(self, data, tmp_path):
         content = json.loads(data.read_text())
         for image in content["images"]:
             del image["neg_category_ids"], image["not_exhaustive_category_ids"]
@@ -238,12 +227,20 @@ class TestEvaluation:
         path.write_text(json.dumps(content))
         options = {"device": "cpu", "val_json": path}
         images = data.parent / "images"
-        with pytest.raises(InputError, match="--exhaustive"):
-            train(path, images, tmp_path / "out", tiny_config(iterations=1), **options)
-        summary = train(
-            path, images, tmp_path / "out", tiny_config(iterations=1), exhaustive=True, **options
-        )
+        config = tiny_config(iterations=1)
+        with pytest.raises(InputError, match="say that the annotation is exhaustive"):
+            train(path, images, tmp_path / "out", config, exhaustive=False, **options)
+        summary = train(path, images, tmp_path / "out", config, **options)
         assert summary["dataset"]["exhaustive"] is True
+        again = evaluate(tmp_path / "out", path, images, tmp_path / "again", device="cpu")
+        assert again["metrics"] == summary["metrics"]
+        assert again["dataset"]["exhaustive"] is True
+
+    def test_exhaustive_can_be_insisted_on(self, data, trained, tmp_path):
+        images = data.parent / "images"
+        summary = evaluate(trained[0], data, images, tmp_path, exhaustive=True, device="cpu")
+        assert summary["dataset"]["exhaustive"] is True
+        assert trained[1]["dataset"]["exhaustive"] is False
 
     def test_a_loaded_model_goes_to_the_device_of_the_evaluation(self, data, trained, monkeypatch):
         seen = []
@@ -314,19 +311,21 @@ class TestPublishedWeights:
         [{"weights_backbone": "IMAGENET1K_V1"}, {"weights": "COCO_V1"}],
         ids=["backbone", "model"],
     )
-    def test_resumed_and_loaded_runs_keep_the_structure(self, data, tmp_path, published, values):
+    def test_resumed_and_loaded_runs_keep_the_frozen_layers(
+        self, data, tmp_path, published, values
+    ):
         values |= {"model": "fasterrcnn_mobilenet_v3_large_320_fpn", "trainable_backbone_layers": 2}
         run(data, tmp_path / "whole", tiny_config(iterations=4, **values))
         run(data, tmp_path / "parts", tiny_config(iterations=2, **values))
         run(data, tmp_path / "parts", tiny_config(iterations=4, **values), resume=True)
         whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
-        assert whole["structure"]["frozen_norms"]
-        assert whole["structure"]["frozen_parameters"]
-        assert_same_state(whole["structure"], parts["structure"])
+        assert whole["frozen_layers"]["norms"]
+        assert whole["frozen_layers"]["parameters"]
+        assert_same_state(whole["frozen_layers"], parts["frozen_layers"])
         assert_same_state(whole["model"], parts["model"])
         assert_same_state(whole["optimizer"], parts["optimizer"])
         model = load(tmp_path / "whole").model
-        assert structure_of(model) == whole["structure"]
+        assert frozen_layers(model) == whole["frozen_layers"]
         assert_same_state(model.state_dict(), whole["model"])
 
     def test_no_network(self, data, tmp_path, monkeypatch):
@@ -371,7 +370,7 @@ class TestBadInput:
         content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 30]
         path = tmp_path / "unseen.json"
         path.write_text(json.dumps(content))
-        config = tiny_config(variant="raw", nonpositive="clamp")
+        config = tiny_config(iif={"variant": "raw", "nonpositive": "clamp"})
         with pytest.raises(InputError, match=r"colour30.*clamp"):
             train(path, data.parent / "images", tmp_path / "out", config, device="cpu")
 
@@ -437,66 +436,3 @@ class TestBadInput:
     def test_models_that_do_not_exist(self, data, tmp_path, values, message):
         with pytest.raises(InputError, match=message):
             run(data, tmp_path, tiny_config(**values))
-
-
-class TestConfig:
-    def test_round_trip(self):
-        assert TrainConfig.from_dict(json.loads(json.dumps(GLYPHS.to_dict()))) == GLYPHS
-
-    def test_override(self):
-        config = GLYPHS.override(["variant=base10", "steps=[3,4]", "clip_gradients=null"])
-        assert (config.variant, config.steps, config.clip_gradients) == ("base10", (3, 4), None)
-        assert config.base_lr == GLYPHS.base_lr
-
-    @pytest.mark.parametrize(
-        ("assignment", "message"),
-        [
-            ("variant=row", "variant is 'row'; it must be one of none, raw, smooth"),
-            ("count_by=pixel", "count_by is 'pixel'"),
-            ("iterations=0", "iterations is 0; it must be above 0"),
-            ("seed=-1", "seed is -1; it must be 0 or more"),
-            ("nms_threshold=1.5", "nms_threshold is 1.5; it must be from 0 to 1"),
-            ("min_size=[]", "min_size"),
-            ("clip_gradients=0", "clip_gradients is 0.0; it must be above 0"),
-            ("workers=2", "cache_images keeps images"),
-            ("iterations=many", "training settings: .*iterations"),
-            ("speed=1", "'speed=1' sets no training setting; write KEY=VALUE"),
-            ("iterations", "'iterations' sets no training setting"),
-        ],
-    )
-    def test_wrong_values(self, assignment, message):
-        with pytest.raises(InputError, match=message):
-            GLYPHS.override([assignment])
-
-
-class TestCommandLine:
-    SETTINGS = ("model=maskrcnn_resnet18_fpn_small", "weights_backbone=null", "variant=smooth")
-    SIZES = ("min_size=[64]", "max_size=64", "images_per_batch=2", "iterations=1", "workers=0")
-
-    def test_train_and_evaluate(self, data, tmp_path, capsys):
-        images, output = str(data.parent / "images"), str(tmp_path)
-        command = ["train", "--images", images, "--val-json", str(data), "--output", output]
-        command += ["--device", "cpu"]
-        assert main([*command, "--json", str(data), *self.SETTINGS, *self.SIZES]) == 0
-        trained = capsys.readouterr().out
-        assert "APr" in trained
-        (tmp_path / "inference/eval_summary.json").unlink()
-        assert main([*command, "--eval-only"]) == 0
-        assert capsys.readouterr().out == trained
-        assert (tmp_path / "inference/eval_summary.json").exists()
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ([], "--json is missing"),
-            (["--eval-only"], "--eval-only needs --val-json"),
-            (["--json", "x.json", "speed=1"], "sets no training setting"),
-            (["--json", "x.json"], r"x\.json: no such file"),
-        ],
-    )
-    def test_faults_are_told_in_one_line(self, tmp_path, capsys, arguments, message):
-        images, output = str(tmp_path), str(tmp_path / "out")
-        command = ["train", "--images", images, "--output", output, "--device", "cpu"]
-        assert main([*command, *arguments]) == 2
-        assert re.search(message, capsys.readouterr().err)
-        assert not (tmp_path / "out").exists()

@@ -23,8 +23,7 @@ from iif.tv.model import build_model, freeze_layers, frozen_layers, method_of
 
 FORMAT = "iif-torchvision/2"
 
-# Settings that a resumed run may change: they affect no iteration that was done. The method's are
-# compared on their own.
+# Settings that a resumed run may change: they affect no iteration that was done.
 _FREE_ON_RESUME = {
     "iterations",
     "checkpoint_period",
@@ -33,8 +32,6 @@ _FREE_ON_RESUME = {
     "score_threshold",
     "nms_threshold",
     "detections_per_image",
-    "method",
-    *METHODS,
 }
 
 Check = Callable[[Method, Mapping[str, Any] | None, str], None]
@@ -167,8 +164,9 @@ def resume(
             checkpoint's, or it was trained longer than ``config`` says; names both values.
     """
     old = content["config"]
+    compared_below = {"method", *METHODS}
     for key, value in config.to_dict().items():
-        if key not in _FREE_ON_RESUME and old.get(key) != value:
+        if key not in _FREE_ON_RESUME | compared_below and old.get(key) != value:
             raise InputError(
                 f"{source}: the run to resume has {key}={old.get(key)}, now it is {value}; "
                 "resume with the same settings or take another folder"

@@ -21,9 +21,6 @@ from iif.methods import (
 )
 from iif.statistics import ClassStatistics
 
-# The methods that have options, each a node of its own in a file of settings.
-_NODES = {name: kind for name, kind in METHODS.items() if option_types(kind)}
-
 # Keys of numbers, what is allowed, and the test of it.
 _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     (
@@ -104,10 +101,13 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             InputError: a value is out of its range; names the key and what is right.
         """
         method_type(self.method)
+        nodes = _nodes()
         for name in self.options:
-            if name not in _NODES:
-                raise InputError(f"options has {name!r}; methods with options: {', '.join(_NODES)}")
-        options = {name: _parse_node(name, self.options.get(name, {})) for name in _NODES}
+            if name not in nodes:
+                raise InputError(f"options has {name!r}; methods with options: {', '.join(nodes)}")
+        options = {
+            name: _parse_node(kind, self.options.get(name, {})) for name, kind in nodes.items()
+        }
         msgspec.structs.force_setattr(self, "options", options)
         for keys, allowed, legal_value in _RANGES:
             for key in keys.split():
@@ -148,8 +148,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise _moved(key, value) or InputError(
                     f"{key!r} is no training setting; the settings are {', '.join(legal)}"
                 )
-        settings = {key: value for key, value in values.items() if key not in _NODES}
-        options = {key: value for key, value in values.items() if key in _NODES}
+        nodes = _nodes()
+        settings = {key: value for key, value in values.items() if key not in nodes}
+        options = {key: value for key, value in values.items() if key in nodes}
         try:
             return msgspec.convert({**settings, "options": options}, cls)
         except msgspec.ValidationError as error:
@@ -161,11 +162,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Raises:
             InputError: as :meth:`from_dict`, or an assignment without "=".
         """
-        values = self.to_dict()
+        values, nodes = self.to_dict(), _nodes()
         for assignment in assignments:
             key, equals, text = assignment.partition("=")
             node, dot, option = key.partition(".")
-            if not equals or (node if dot and node in _NODES else key) not in values:
+            if not equals or (node if dot and node in nodes else key) not in values:
                 raise _moved(key, text) or InputError(
                     f"{assignment!r} sets no training setting; write KEY=VALUE with KEY one of "
                     f"{', '.join(_written(values))}"
@@ -189,19 +190,25 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return build_method(self.method, statistics, self.options.get(self.method))
 
 
-def _parse_node(name: str, node: Any) -> Options:
-    if isinstance(node, _NODES[name].options_type):
+def _nodes() -> dict[str, type[Method]]:
+    """Return the methods that have options, each a node of its own in a file of settings."""
+    return {name: kind for name, kind in METHODS.items() if option_types(kind)}
+
+
+def _parse_node(kind: type[Method], node: Any) -> Options:
+    if isinstance(node, kind.options_type):
         return node
     if not isinstance(node, Mapping):
-        raise InputError(f"{name} is {node!r}; it must hold options of method {name} by name")
-    return parse_options(_NODES[name], node, key=lambda option: f"{name}.{option}")
+        raise InputError(f"{kind.name} is {node!r}; it must hold options of the method by name")
+    return parse_options(kind, node, key=lambda option: f"{kind.name}.{option}")
 
 
 def _written(keys: Iterable[str]) -> Iterator[str]:
     """Yield the keys of settings as they are written in KEY=VALUE form."""
+    nodes = _nodes()
     for key in keys:
-        if key in _NODES:
-            yield from (f"{key}.{option}" for option in option_types(_NODES[key]))
+        if key in nodes:
+            yield from (f"{key}.{option}" for option in option_types(nodes[key]))
         else:
             yield key
 
