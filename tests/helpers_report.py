@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
 import numpy as np
+from PIL import Image
 from pycocotools import mask as mask_util
 
+import helpers_compare as made
+from iif.cli import main
 from iif.evaluation.compare import (
     METRICS,
     CategoryRow,
@@ -19,13 +26,14 @@ from iif.evaluation.false_positives import (
     GROUPS,
     Confusion,
     FalsePositiveAnalysis,
-    FixedCut,
     GroupRow,
     RunFalsePositives,
 )
+from iif.evaluation.fixed_cuts import FixedCut
 from iif.evaluation.scenes import Scene, SceneObject
 from iif.report.crops import Crop, cut_crop
 
+VOID = {"meta", "link", "input", "br", "img", "hr"}
 SHA256 = "3f" * 32
 NASTY = "<script>alert('x')</script> & \"quotes\""
 
@@ -293,3 +301,64 @@ def make_crops(
             )
         )
     return crops
+
+
+def evaluate_runs(folder: Path) -> Path:
+    """Write ground truth, images, results and summaries of a baseline and a better run."""
+    gt = made.make_gt(images=30, categories=8)
+    gt["categories"][0]["name"] = NASTY
+    made.write(folder / "gt.json", gt)
+    for i, image in enumerate(gt["images"]):
+        path = folder / "images" / image["file_name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(make_image(i, *made.SIZE)).save(path)
+    baseline = made.make_results(gt, 0, quality=0.6, extra=12)
+    better = made.make_results(gt, 1, quality=0.8, extra=4)
+    # Some false positives of the baseline again, moved by up to 0.4 of their width: IoU 0.43 to 1.
+    for i, result in enumerate(baseline[-200:]):
+        x, y, w, h = result["bbox"]
+        box = [x + 0.1 * (i % 5) * w, y, w, h]
+        better.append({**result, "bbox": box, "segmentation": made._rle(box)})
+    for name, rows in (("baseline", baseline), ("IIF", better)):
+        results = made.write(folder / f"{name}.json", rows)
+        arguments = ["--gt", folder / "gt.json", "--results", results, "--output", folder / name]
+        assert main(["evaluate", *map(str, arguments), "--iou-type", "bbox", "segm"]) == 0
+    return folder
+
+
+class Page(HTMLParser):
+    """Checks that elements nest, and collects texts, attributes and ids."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append((self.tags[-1][1], data))
+        elif self.open and self.open[-1] != "style":
+            self.texts.append(data)
+
+    def ids(self) -> list[str]:
+        return [a["id"] for _, a in self.tags if a.get("id")]
+
+    def payload(self) -> dict:
+        (text,) = [data for attributes, data in self.scripts if attributes.get("id") == "payload"]
+        return json.loads(text)

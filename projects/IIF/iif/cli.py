@@ -40,6 +40,8 @@ _REMEDIES = {
     "annotation file that the runs were evaluated on": "--gt",
     "lower recall": "--recall",
     "as the IoU type": "--iou-type",
+    "names are needed": "--names",
+    "image folder": "--images",
     "another folder": "--out",
     "replace it": "--overwrite",
 }

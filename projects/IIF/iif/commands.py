@@ -129,13 +129,12 @@ def false_positives(args: Namespace) -> None:
     from iif.evaluation import scenes as sc
     from iif.evaluation.operating_points import check_recall
     from iif.evaluation.runs import common_iou_type
-    from iif.methods import DEFAULT
     from iif.report import pipelines
     from iif.report.html import write_report
     from iif.report.text import false_positives_text, save_false_positives
 
     paths = [args.baseline, args.results] if args.baseline else [args.results]
-    names = args.names or ["baseline", DEFAULT.upper()][-len(paths) :]
+    names = args.names or ["baseline", "IIF"][-len(paths) :]
     if len(names) != len(paths) or len(set(names)) != len(names):
         raise InputError(f"{len(paths)} different names are needed, one for each run")
     check_recall(args.recall)

@@ -97,14 +97,11 @@ def analyse_compared(
     paths = [find_results(run) for run in comparison.runs]
     gt = _load_ground_truth(gt_path, comparison, train_json)
     iou_type: IouType = "segm" if "segm" in comparison.iou_types else "bbox"
-    detections = []
+    detections = {}
     for info, path in zip(comparison.runs, paths, strict=True):
-        detections.append(load_results(path, gt, iou_type=iou_type))
-        _check_results(info, detections[-1])
-    runs = [
-        Run(name, found, match(gt, found, iou_type))
-        for name, found in zip(comparison.names, detections, strict=True)
-    ]
+        detections[info.name] = load_results(path, gt, iou_type=iou_type)
+        _check_results(info, detections[info.name])
+    runs = _matched(gt, detections, iou_type)
     return AnalysedRuns(gt, runs, analyse(gt, runs, recall=recall))
 
 
@@ -164,7 +161,7 @@ def make_report(
         others = set(comparison.iou_types if comparison is not None else ()) - {analysis.iou_type}
         for other in IOU_TYPES:
             if other in others:
-                again = [Run(r.name, r.detections, match(gt, r.detections, other)) for r in runs]
+                again = _matched(gt, {run.name: run.detections for run in runs}, other)
                 analyses.append(analyse(gt, again, recall=analysis.recall))
     return Report(comparison, analyses, crops, images=images is not None)
 
@@ -192,6 +189,10 @@ def find_results(run: RunInfo) -> Path:
         f"{run.results}: no such result file, nor {beside}; put back the file that {run.summary} "
         "was evaluated from"
     )
+
+
+def _matched(gt: Annotations, detections: Mapping[str, Detections], iou_type: IouType) -> list[Run]:
+    return [Run(name, found, match(gt, found, iou_type)) for name, found in detections.items()]
 
 
 def _load_ground_truth(

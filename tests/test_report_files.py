@@ -1,0 +1,176 @@
+"""The report from files: `iif report` and its like, and the steps that they are made of."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import helpers_compare as made
+from helpers_report import NASTY, Page, evaluate_runs
+from iif.cli import main
+from iif.data.images import find_images
+from iif.evaluation.compare import compare
+from iif.evaluation.scenes import choose_scenes
+from iif.report import pipelines
+from iif.report.tables import page_number
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return evaluate_runs(tmp_path_factory.mktemp("evaluated"))
+
+
+def run_report(evaluated: Path, output: Path, *more: str, runs: tuple[str, ...] = ()) -> int:
+    arguments = ["--gt", evaluated / "gt.json", "--output", output, "--bootstrap", "20"]
+    given_runs = runs or ("--baseline", evaluated / "baseline", "--run", evaluated / "IIF")
+    return main(["report", *map(str, arguments), *map(str, given_runs), *more])
+
+
+def test_report_from_files(evaluated: Path, tmp_path: Path) -> None:
+    output = tmp_path / "report.html"
+    assert run_report(evaluated, output, "--images", str(evaluated / "images")) == 0
+    page = Page(output.read_text())
+    payload = page.payload()
+    assert payload["panels"] == ["baseline", "IIF", "Ground truth"]
+    assert 20 < len(payload["crops"]) <= 200
+    assert {c["change"] for c in payload["crops"]} >= {"removed", "added"}
+    texts = [t.strip() for t in page.texts]
+    summary = json.loads((evaluated / "IIF" / "eval_summary.json").read_text())
+    assert summary["results"]["sha256"] in texts
+    assert summary["dataset"]["sha256"] in texts
+    assert page_number(summary["metrics"]["segm"]["AP50"]) in texts
+    assert NASTY in texts
+    # The same input gives the same page.
+    again = tmp_path / "again.html"
+    assert run_report(evaluated, again, "--images", str(evaluated / "images")) == 0
+    assert again.read_bytes() == output.read_bytes()
+
+
+def test_report_of_one_run_without_images(evaluated: Path, tmp_path: Path) -> None:
+    output = tmp_path / "single.html"
+    assert run_report(evaluated, output, runs=("--run", str(evaluated / "IIF"))) == 0
+    page = Page(output.read_text())
+    assert page.payload()["crops"] == []
+    assert any("made without the images" in text for text in page.texts)
+    assert any(re.match(r"IIF reaches mask APr", text) for text in page.texts)
+
+
+def test_html_of_compare_and_false_positives(evaluated: Path, tmp_path: Path) -> None:
+    page = tmp_path / "compare.html"
+    runs = [str(evaluated / "baseline"), str(evaluated / "IIF")]
+    assert main(["compare", *runs, "--bootstrap", "20", "--html", str(page)]) == 0
+    ids = Page(page.read_text()).ids()
+    assert "metrics" in ids
+    assert "false-positives" not in ids
+    page = tmp_path / "fp.html"
+    arguments = ["--gt", "gt.json", "--results", "IIF.json", "--baseline", "baseline.json"]
+    paths = [a if a.startswith("-") else str(evaluated / a) for a in arguments]
+    assert main(["false-positives", *paths, "--output", str(tmp_path), "--html", str(page)]) == 0
+    ids = Page(page.read_text()).ids()
+    assert "false-positives" in ids
+    assert "metrics" not in ids
+
+
+def test_report_refuses_files_that_were_not_evaluated(
+    evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "report.html"
+    gt = json.loads((evaluated / "gt.json").read_text())
+    gt["images"][0]["neg_category_ids"] = []
+    other = made.write(tmp_path / "other.json", gt)
+    arguments = ["report", "--gt", str(other), "--run", str(evaluated / "IIF")]
+    assert main([*arguments, "--output", str(output), "--bootstrap", "0"]) == 2
+    assert "not the annotation file that the runs were evaluated on" in capsys.readouterr().err
+
+    # The summary names a result file that is gone; one beside the summary has other content.
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("eval_summary.json", "eval_matches.npz"):
+        (moved / name).write_bytes((evaluated / "IIF" / name).read_bytes())
+    summary = json.loads((moved / "eval_summary.json").read_text())
+    summary["results"]["path"] = "/nowhere/IIF.json"
+    (moved / "eval_summary.json").write_text(json.dumps(summary))
+    assert run_report(evaluated, output, runs=("--run", str(moved))) == 2
+    assert "no such result file" in capsys.readouterr().err
+    (moved / "IIF.json").write_text((evaluated / "baseline.json").read_text())
+    assert run_report(evaluated, output, runs=("--run", str(moved))) == 2
+    assert "changed since" in capsys.readouterr().err
+
+    # Of a recorded file and one beside the summary, that which was evaluated is taken.
+    other = tmp_path / "trained again" / "IIF.json"
+    other.parent.mkdir()
+    other.write_text((evaluated / "baseline.json").read_text())
+    summary["results"]["path"] = str(other)
+    (moved / "eval_summary.json").write_text(json.dumps(summary))
+    (moved / "IIF.json").write_text((evaluated / "IIF.json").read_text())
+    assert run_report(evaluated, output, runs=("--run", str(moved))) == 0
+    (moved / "IIF.json").write_text((evaluated / "baseline.json").read_text())
+    other.write_text((evaluated / "IIF.json").read_text())
+    assert run_report(evaluated, output, runs=("--run", str(moved))) == 0
+    output.unlink()
+    capsys.readouterr()
+    (moved / "IIF.json").write_text((evaluated / "IIF.json").read_text())
+    assert run_report(evaluated, output, runs=("--run", str(moved))) == 0
+    assert output.exists()
+
+
+def test_report_refuses_a_missing_image(
+    evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "report.html"
+    assert run_report(evaluated, output, "--images", str(tmp_path)) == 2
+    assert "no such image" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_a_file_that_one_step_has_read_serves_the_next(
+    evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison = compare([evaluated / "baseline", evaluated / "IIF"], bootstrap=0)
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        real = getattr(pipelines, name)
+        monkeypatch.setattr(pipelines, name, lambda *a, **k: (calls.append(name), real(*a, **k))[1])
+
+    for name in ("load_annotations", "load_results", "match"):
+        counted(name)
+    analysed = pipelines.analyse_compared(evaluated / "gt.json", comparison)
+    scenes = choose_scenes(analysed.analysis, analysed.gt, analysed.runs, num_images=1)
+    images = find_images(analysed.gt, evaluated / "images")
+    drawn = pipelines.save_pictures(
+        analysed, scenes, images, tmp_path / "pictures", lambda image, objects: image
+    )
+    assert [path for path in drawn if not path.is_file()] == []
+    assert drawn
+    report = pipelines.make_report(comparison, analysed, images=evaluated / "images")
+    assert [analysis.iou_type for analysis in report.analyses] == ["segm", "bbox"]
+    assert report.crops
+    # Of two runs and two IoU types.
+    assert (calls.count("load_annotations"), calls.count("load_results")) == (1, 2)
+    assert calls.count("match") == 4
+
+
+def test_the_report_imports_no_torch_and_no_detector(evaluated: Path, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from iif.cli import main
+import iif.report.weights, iif.report.plots, iif.report.tuning
+folder, out = Path({str(evaluated)!r}), {str(tmp_path)!r}
+runs = [str(folder / "baseline"), str(folder / "IIF")]
+results = ["--results", runs[1] + ".json", "--baseline", runs[0] + ".json"]
+gt = ["--gt", str(folder / "gt.json")]
+assert main(["compare", *runs, "--bootstrap", "10", "--output", out]) == 0
+assert main(["false-positives", *gt, *results, "--output", out]) == 0
+images = ["--images", str(folder / "images"), "--bootstrap", "0"]
+assert main(["report", *gt, "--run", *runs, *images, "--output", out + "/report.html"]) == 0
+print(*[m for m in ("torch", "detectron2", "torchvision") if m in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.split() == []
