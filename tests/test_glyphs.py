@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageFont
 from pycocotools import mask as coco_mask
 
@@ -338,7 +336,7 @@ def test_command_line(tmp_path, capsys):
     assert "--overwrite" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------- characters, polygons
+# ------------------------------------------------------------------------------------ characters
 
 
 @pytest.fixture(scope="module")
@@ -386,44 +384,3 @@ def test_each_font_has_its_characters(as_many_as_lvis):
             mask = ImageFont.truetype(font_path(font), 64).getmask("\U0010fffd", mode="L")
             drawn = ImageFont.truetype(font_path(font), 64).getmask(character.text, mode="L")
             assert bytes(drawn) != bytes(mask)
-
-
-@settings(max_examples=40)
-@given(data=st.data())
-def test_polygons_keep_holes_parts_and_edges(data):
-    """Random rectangles, added and cut out, on whole pixels: the mask must come back."""
-    height, width = data.draw(st.tuples(st.integers(8, 60), st.integers(8, 60)))
-    coverage = np.zeros((height, width), dtype=np.float32)
-    for value in data.draw(st.lists(st.sampled_from([1.0, 1.0, 0.0]), min_size=1, max_size=6)):
-        top, left = data.draw(st.tuples(st.integers(0, height - 4), st.integers(0, width - 4)))
-        bottom = data.draw(st.integers(top + 4, height))
-        right = data.draw(st.integers(left + 4, width))
-        coverage[top:bottom, left:right] = value
-    polygons = coverage_to_polygons(coverage)
-    mask = coverage > 0.5
-    found = raster(polygons, height, width) if polygons else np.zeros_like(mask)
-    # Corners are cut by half a pixel, slivers may go; nothing else may differ.
-    wrong = found != mask
-    assert wrong.sum() <= 0.05 * mask.sum() + 12
-    for polygon in polygons:
-        assert min(polygon) >= 0
-        assert max(polygon[0::2]) <= width
-        assert max(polygon[1::2]) <= height
-
-
-def test_a_ring_keeps_its_hole_in_one_polygon():
-    y, x = np.mgrid[:80, :80]
-    radius = np.hypot(x - 39.5, y - 39.5)
-    ring = np.clip(30.5 - radius, 0, 1) * np.clip(radius - 17.5, 0, 1)
-    (polygon,) = coverage_to_polygons(ring.astype(np.float32))
-    mask = raster([polygon], 80, 80)
-    assert not mask[40, 40]
-    assert mask.sum() == pytest.approx(np.pi * (30**2 - 18**2), rel=0.01)
-    assert len(polygon) < 300
-
-
-def test_nothing_covered_gives_no_polygon():
-    assert coverage_to_polygons(np.zeros((9, 9), dtype=np.float32)) == []
-    crumb = np.zeros((9, 9), dtype=np.float32)
-    crumb[4, 4] = 1
-    assert coverage_to_polygons(crumb) == []
