@@ -14,12 +14,13 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.utils.file_io import PathManager
 
 from iif import layout
-from iif.d2.datasets import check_dataset, check_masks, read_header, register_custom_datasets
+from iif.d2.datasets import check_dataset, check_masks, register_custom_datasets
 from iif.d2.evaluator import baseline_summary, test_settings
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.method import METHOD_KEY, options_from_config
 from iif.d2.roi_heads import IIFCascadeROIHeads, IIFROIHeads
 from iif.d2.statistics import statistics_from_config
+from iif.data.annotation_file import read_annotation_file
 from iif.data.annotations import load_annotations
 from iif.errors import InputError
 from iif.evaluation.conditions import Conditions, refuse_differences
@@ -128,11 +129,11 @@ def _check_evaluation(
             f"data set {name!r} names no annotation file (json_file of its metadata) to evaluate "
             "with: name its files in DATASETS.CUSTOM"
         )
-    if not read_header(path).annotated:
+    if not read_annotation_file(path).annotated:
         return
     if cfg.MODEL.MASK_ON:
         check_masks(name, "DATASETS.TEST", "bitmask")
-    gt = load_annotations(path, statistics=statistics)
+    gt = load_annotations(path, masks=cfg.MODEL.MASK_ON, statistics=statistics)
     if baseline is not None:
         summary = baseline_summary(baseline, cfg, name)
         planned = Conditions.planned(

@@ -26,15 +26,6 @@ logger = logging.getLogger(__name__)
 _SEGMENTATION = msgspec.json.Decoder(list[list[float]] | dict[str, Any] | None)
 
 
-def read_header(path: str) -> AnnotationFile:
-    """Return the images and categories (ascending by id) of an annotation file.
-
-    Raises:
-        InputError: the file cannot be read, contradicts itself, or has no images or no categories.
-    """
-    return read_annotation_file(path)
-
-
 def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str, Any]]:
     """Load an LVIS- or COCO-format file as Detectron2's standard data set dicts.
 
@@ -267,7 +258,7 @@ def check_dataset(name: str, key: str, num_classes: int) -> None:
     if path is None:
         return
     metadata = MetadataCatalog.get(name)
-    header = read_header(path)
+    header = read_annotation_file(path)
     if len(header.categories) != num_classes:
         raise InputError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}, but data set {name!r} ({path}) has "

@@ -20,9 +20,9 @@ from torch import nn
 
 from iif import layout
 from iif.d2.config import plain_config
-from iif.d2.datasets import read_header
 from iif.d2.method import record_of
 from iif.d2.statistics import statistics_of_run
+from iif.data.annotation_file import read_annotation_file
 from iif.data.results import IouType, write_results
 from iif.evaluation.compare import compare
 from iif.evaluation.evaluate import evaluate_files
@@ -128,8 +128,7 @@ class IIFEvaluator(DatasetEvaluator):
         path = self._output_dir / layout.RESULTS
         write_results(path, results)
         logger.info("Saved %d detections to %s", len(results), path)
-        header = read_header(self._json_file)
-        if not header.annotated:
+        if not read_annotation_file(self._json_file).annotated:
             logger.info("%s has no annotations to evaluate with", self._json_file)
             return OrderedDict()
         summary = evaluate_files(
@@ -137,7 +136,6 @@ class IIFEvaluator(DatasetEvaluator):
             path,
             iou_types=self._iou_types,
             output_dir=self._output_dir,
-            exhaustive=not header.federated,
             statistics=self._statistics,
             dataset_name=self._dataset_name,
             test_settings=self._test_settings,
