@@ -12,13 +12,45 @@ settings.register_profile("iif", deadline=None)
 settings.load_profile("iif")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of `method_contract.MethodContract` with each of a method's ``OPTIONS``."""
+    if "options" in metafunc.fixturenames and hasattr(metafunc.cls, "OPTIONS"):
+        options = metafunc.cls.OPTIONS
+        names = [" ".join(map(str, o.values())) or "default" for o in options]
+        metafunc.parametrize("options", options, ids=names)
+
+
 @pytest.fixture(scope="session")
 def glyphs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny glyph data set, shared by all tests: copy what is to be changed."""
-    from iif.data.glyphs import GlyphSettings, make_glyphs
+    from iif.demo.glyphs import GlyphSettings, make_glyphs
 
     settings = GlyphSettings(categories=12, train=40, val=16, image_size=64, seed=0)
     return make_glyphs(tmp_path_factory.mktemp("data") / "glyphs", settings, workers=1)
+
+
+@pytest.fixture(scope="session")
+def config_file(glyphs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of a tiny Detectron2 training on the glyphs."""
+    from d2_runs import write_config
+
+    return write_config(glyphs_dir, tmp_path_factory.mktemp("config"))
+
+
+@pytest.fixture(scope="session")
+def baseline(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of its baseline: copy what is to be changed."""
+    from d2_runs import train_baseline
+
+    return train_baseline(config_file, tmp_path_factory.mktemp("runs") / "baseline")
+
+
+@pytest.fixture(scope="session")
+def iif_run(config_file: Path, baseline: Path) -> Path:
+    """The output folder of the same training with IIF."""
+    from d2_runs import train_iif
+
+    return train_iif(config_file, baseline, baseline.parent / "iif")
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -3,10 +3,8 @@
 They are the ``NormedLinear`` and ``NormedConv2d`` of the authors' code, after "Seesaw Loss" (Wang
 et al., CVPR 2021, section 3.3). Both normalise weights and features, so that no class can win by
 the norm of its weights, which grows with frequency. Checkpoints hold the same keys as for the
-plain layers.
+plain layers. There are no postponed annotations here: TorchScript reads types at run time.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -18,13 +16,13 @@ from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Added to a norm before it divides, as in the authors' code.
-_EPSILON = 1e-6
 
+def _normalized(values: Tensor, epsilon: float = 1e-6) -> Tensor:
+    """Return ``values`` (N, C, ...) with each vector over dimension 1 at length 1.
 
-def _normalized(values: Tensor) -> Tensor:
-    """Return ``values`` (N, C, ...) with each vector over dimension 1 at length 1."""
-    return values / (values.norm(dim=1, keepdim=True) + _EPSILON)
+    ``epsilon`` is added to a norm before it divides, as in the authors' code.
+    """
+    return values / (values.norm(p=2, dim=1, keepdim=True) + epsilon)
 
 
 class CosineClassifier(nn.Linear):
@@ -66,8 +64,6 @@ class CosineConv2d(Conv2d):
 @ROI_MASK_HEAD_REGISTRY.register()
 class CosineMaskHead(MaskRCNNConvUpsampleHead):
     """Detectron2's mask head with :class:`CosineConv2d` as its last layer."""
-
-    predictor: Conv2d
 
     @configurable
     def __init__(self, input_shape: ShapeSpec, *, temperature: float, **kwargs: Any) -> None:

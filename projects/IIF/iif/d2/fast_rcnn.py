@@ -40,8 +40,6 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
     are known; loss and logged accuracy are taken from these.
     """
 
-    method: Method
-
     @configurable
     def __init__(
         self,
@@ -153,7 +151,7 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
         self,
         predictions: Tuple[Tensor, Tensor],  # noqa: UP006
         proposals: List[Instances],  # noqa: UP006
-    ) -> Any:
+    ) -> List[Tensor]:  # noqa: UP006
         """Return the probabilities of each image's regions, (Ri, K + 1).
 
         Args:
@@ -172,7 +170,7 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
         self,
         predictions: Tuple[Tensor, Tensor],  # noqa: UP006
         proposals: List[Instances],  # noqa: UP006
-    ) -> Any:
+    ) -> Tuple[List[Instances], List[Tensor]]:  # noqa: UP006
         """Return the detections of each image and the rows of the proposals that they are from.
 
         Args:
@@ -182,12 +180,7 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
         boxes = self.predict_boxes(predictions, proposals)
         probabilities = self.predict_probs(predictions, proposals)
         image_shapes = [image.image_size for image in proposals]
-        detect = fast_rcnn_inference if self.fast_inference else stock_inference
-        return detect(
-            boxes,
-            probabilities,
-            image_shapes,
-            self.test_score_thresh,
-            self.test_nms_thresh,
-            self.test_topk_per_image,
-        )
+        thresholds = self.test_score_thresh, self.test_nms_thresh, self.test_topk_per_image
+        if self.fast_inference and not torch.jit.is_scripting():
+            return fast_rcnn_inference(boxes, probabilities, image_shapes, *thresholds)
+        return stock_inference(boxes, probabilities, image_shapes, *thresholds)

@@ -22,6 +22,10 @@ class IIFROIHeads(StandardROIHeads):
     its baseline differ in the method alone.
     """
 
+    # Constants for TorchScript, which Detectron2 declares for its own class alone.
+    mask_on: torch.jit.Final[bool]
+    keypoint_on: torch.jit.Final[bool]
+
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         heads = super()._init_box_head(cfg, input_shape)

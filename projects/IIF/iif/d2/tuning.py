@@ -31,13 +31,14 @@ from iif.d2.datasets import check_dataset, register_custom_datasets
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.method import METHOD_KEY, options_from_config, options_node
 from iif.d2.statistics import statistics_from_config
+from iif.data.annotation_file import annotation_file_sha256
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import Detections
 from iif.data.split import held_out_images
 from iif.errors import InputError
 from iif.evaluation.matching import match
 from iif.evaluation.metrics import average_precision, mean_by_group
-from iif.files import atomic_write, sha256_file, versions, write_json
+from iif.files import atomic_write, versions, write_json
 from iif.methods import METHODS, Method, build_method, method_type, parse_options
 from iif.report.tuning import METRICS, plot_curve
 from iif.statistics import ClassStatistics
@@ -76,6 +77,8 @@ def tune(
     name = _training_set(cfg, dataset)
     kind, option = _tuned(cfg)
     tried = sorted(set(kind.tuned_values if values is None else values))
+    if not tried:
+        raise InputError(f"there is no value of {option} to try; give one or more")
     fraction = (cfg.DATASETS.HELD_OUT or 0.1) if fraction is None else fraction
     cfg = _post_hoc_config(cfg, weights, kind)
     statistics = statistics_from_config(cfg)
@@ -175,7 +178,9 @@ def _training_set(cfg: CfgNode, dataset: str | None) -> str:
     for test in cfg.DATASETS.TEST:
         test_path = MetadataCatalog.get(test).get("json_file")
         there = test_path is not None and os.path.isfile(test_path)
-        if test == name or (there and sha256_file(test_path) == sha256_file(path)):
+        if test == name or (
+            there and annotation_file_sha256(test_path) == annotation_file_sha256(path)
+        ):
             raise InputError(
                 f"{name!r} has the annotations of {test!r} of DATASETS.TEST: the value must "
                 "not be chosen on the data that the result is measured on"

@@ -21,11 +21,11 @@ from detectron2.modeling import build_model
 from helpers_d2 import tiny_cfg
 from iif import ClassStatistics, InputError
 from iif.cli import main
-from iif.d2 import add_iif_config, post_hoc, register_custom_datasets
+from iif.d2 import add_iif_config, register_custom_datasets, statistics_from_config, tuning
 from iif.d2.datasets import check_dataset
 from iif.d2.evaluator import IIFEvaluator
-from iif.d2.post_hoc import tune_strength
-from iif.d2.train import IIFTrainer
+from iif.d2.train import Trainer
+from iif.d2.tuning import tune
 from iif.data.split import held_out_images
 
 STRENGTHS = [0.0, 0.5, 1.0]
@@ -80,7 +80,7 @@ def cfg(glyphs_dir):
 def weights(cfg, tmp_path_factory):
     """The checkpoint of a plain model whose classifier has something to say."""
     plain = cfg.clone()
-    plain.MODEL.IIF.VARIANT = "none"
+    plain.MODEL.LONG_TAIL.METHOD = "none"
     torch.manual_seed(0)
     model = build_model(plain)
     torch.nn.init.normal_(model.roi_heads.box_predictor.cls_score.weight, std=0.1)
@@ -92,28 +92,32 @@ def weights(cfg, tmp_path_factory):
 @pytest.fixture(scope="module")
 def tuned(cfg, weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tuned")
-    with mock.patch.object(post_hoc, "match", wraps=post_hoc.match) as spy:
-        result = tune_strength(cfg, weights, folder, strengths=STRENGTHS)
+    with mock.patch.object(tuning, "match", wraps=tuning.match) as spy:
+        result = tune(cfg, weights, folder, values=STRENGTHS)
     return result, folder, [call.args for call in spy.call_args_list]
 
 
-def test_it_writes_curve_picture_and_configuration(tuned, weights):
+def test_it_writes_curve_picture_and_configuration(tuned, weights, cfg):
     result, folder, _ = tuned
-    assert json.loads((folder / "strength.json").read_text()) == result
-    assert [point["strength"] for point in result["curve"]] == STRENGTHS
+    assert json.loads((folder / "tuning.json").read_text()) == result
+    assert [point["value"] for point in result["curve"]] == STRENGTHS
     best = max(point["AP"] for point in result["curve"])
     chosen = next(point for point in result["curve"] if point["AP"] == best)
-    assert result["strength"] == chosen["strength"]
+    assert result["value"] == chosen["value"]
     assert result["seen_in_training"] is False
-    assert (folder / "strength.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "tuning.png").read_bytes().startswith(b"\x89PNG")
 
     written = get_cfg()
     add_iif_config(written)
     written.merge_from_file(str(folder / "config.yaml"))
     assert written.MODEL.IIF.APPLY == "test"
-    assert result["strength"] == written.MODEL.IIF.STRENGTH
+    assert result["value"] == written.MODEL.IIF.STRENGTH
     assert weights == written.MODEL.WEIGHTS
-    assert len(written.MODEL.IIF.FREQUENCY.IMAGE_COUNT) == written.MODEL.ROI_HEADS.NUM_CLASSES
+    assert len(ClassStatistics.load(folder / "class_statistics.json")) == len(
+        statistics_from_config(cfg)
+    )
+    assert (result["method"], result["option"]) == ("iif", "strength")
+    assert result["options"]["strength"] == result["value"]
     build_model(written)
 
 
@@ -137,12 +141,12 @@ def test_the_curve_is_what_an_evaluation_of_the_held_out_images_gives(
         ]
     )
     cfg.DATASETS.CUSTOM.append([name, str(tmp_path / "held_out.json"), str(glyphs_dir)])
-    model = IIFTrainer.build_model(cfg)
+    model = Trainer.build_model(cfg)
     DetectionCheckpointer(model).load(weights)
     register_custom_datasets(cfg)
     check_dataset(name, "DATASETS.TEST", cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     evaluator = IIFEvaluator(name, tmp_path, iou_types=("bbox",), distributed=False)
-    metrics = IIFTrainer.test(cfg, model, evaluators=[evaluator])["bbox"]
+    metrics = Trainer.test(cfg, model, evaluators=[evaluator])["bbox"]
     result, _, matched = tuned
     assert result["num_images"] == len(kept) > 3
 
@@ -154,7 +158,7 @@ def test_the_curve_is_what_an_evaluation_of_the_held_out_images_gives(
     np.testing.assert_allclose([row["score"] for row in expected], detections.score, atol=1e-5)
     np.testing.assert_allclose([row["bbox"] for row in expected], detections.bbox, atol=1e-3)
 
-    (point,) = (p for p in result["curve"] if p["strength"] == strength)
+    (point,) = (p for p in result["curve"] if p["value"] == strength)
     for metric in ("AP", "APr", "APc", "APf"):
         if point[metric] is None:
             assert metrics[metric] != metrics[metric]  # NaN
@@ -165,7 +169,7 @@ def test_the_curve_is_what_an_evaluation_of_the_held_out_images_gives(
 def test_training_leaves_the_held_out_images_out(cfg):
     everything = {image["image_id"] for image in DatasetCatalog.get("tune_train")}
     seen = set()
-    for batch in IIFTrainer.build_train_loader(cfg):
+    for batch in Trainer.build_train_loader(cfg):
         seen.update(image["image_id"] for image in batch)
         if len(seen) >= 0.65 * len(everything):
             break
@@ -187,30 +191,30 @@ def test_training_leaves_the_held_out_images_out(cfg):
             {"dataset": "tune_val"},
             "has the annotations of 'tune_val' of DATASETS.TEST",
         ),
-        (("MODEL.IIF.VARIANT", "none"), {}, "VARIANT is none.*MODEL.IIF.VARIANT raw"),
+        (("MODEL.LONG_TAIL.METHOD", "none"), {}, "METHOD is none, which has nothing to tune.*iif"),
         ((), {"fraction": 1.5}, r"must be in \[0, 1\)"),
         ((), {"fraction": 1e-6}, "no image of tune_train is held out"),
-        ((), {"strengths": []}, "one or more numbers, each 0 or more"),
-        ((), {"strengths": [-1.0]}, "one or more numbers, each 0 or more"),
+        ((), {"values": []}, "no value of strength to try; give one or more"),
+        ((), {"values": [-1.0]}, r"MODEL\.IIF\.STRENGTH is -1.0; it must be a number, 0 or more"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused(overrides, arguments, message, cfg, weights, tmp_path):
     cfg = cfg.clone()
     cfg.merge_from_list(list(overrides))
     with pytest.raises(InputError, match=message):
-        tune_strength(cfg, weights, tmp_path, **{"strengths": STRENGTHS, **arguments})
+        tune(cfg, weights, tmp_path, **{"values": STRENGTHS, **arguments})
     assert not list(tmp_path.iterdir())
 
 
 def test_images_seen_in_training_are_noted(cfg, weights, tmp_path, capsys):
     (tmp_path / "c.yaml").write_text(cfg.dump())
     arguments = ["--config-file", str(tmp_path / "c.yaml"), "--weights", weights]
-    options = ["--fraction", "0.4", "--strengths", "0", "1"]
-    assert main(["tune-strength", *options, *arguments, "--output", str(tmp_path / "out")]) == 0
+    options = ["--fraction", "0.4", "--values", "0", "1"]
+    assert main(["tune", *options, *arguments, "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "some of these images were trained on" in printed
     assert printed.count("<- chosen") == 1
-    assert json.loads((tmp_path / "out" / "strength.json").read_text())["seen_in_training"]
+    assert json.loads((tmp_path / "out" / "tuning.json").read_text())["seen_in_training"]
 
 
 @pytest.fixture(scope="module", autouse=True)
