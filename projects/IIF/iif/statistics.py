@@ -42,8 +42,8 @@ class ClassStatistics:
         image_count: (K,) int64, the images that show the class.
         instance_count: (K,) int64, the instances of the class, or None when not known.
         num_images: the number N of images.
-        fractal_dimension: (K,) float64 in [1, 2], that of where the class's boxes lie, or None
-            when it was not computed.
+        fractal_dimension: (K,) float64 in [1, 2], of the centres of the class's boxes, or None when
+            it was not computed.
         source: where the statistics come from, for messages and provenance.
     """
 
@@ -74,7 +74,7 @@ class ClassStatistics:
             instance_count: (K,) instances of the class, when known.
             names: K names; by default the ids.
             ids: (K,) category ids in any order; by default 1 to K, as in LVIS.
-            fractal_dimension: (K,) of where the class's boxes lie, when known.
+            fractal_dimension: (K,) of the centres of the class's boxes, when known.
             source: where the statistics come from.
 
         Raises:

@@ -2,8 +2,8 @@
 
 :func:`read_annotation_file` decodes a file into arrays and keeps the last few files, so that
 counting, checking, training and evaluation share one decoding. Keys that only some uses need are
-optional in the schema; a use asks for them with :meth:`AnnotationFile.require`. Masks stay views
-into the mapped file and are decoded when they are asked for.
+optional in the schema; a use that needs them calls :meth:`AnnotationFile.require`. Masks stay views
+into the mapped file and are decoded on access.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from iif.files import Id, read_json, sha256_file
 WHAT = "an LVIS- or COCO-format annotation file"
 
 _MAX_KEPT_FILES = 4
-# Within a tick of the file system's clock a second write leaves the time of the first. A file this
-# young is read but not kept, because a change of it could not be seen.
+# Two writes within one tick of the file system's clock leave the same time. A file this young is
+# read but not kept, because a change of it could go unnoticed.
 _TICK_NS = 50_000_000
 # Annotations that exist as Python objects at a time.
 _BLOCK = 1 << 15
@@ -78,7 +78,7 @@ class _File(msgspec.Struct):
 
 
 class Segmentations(Sequence[Any]):
-    """The ``segmentation`` of each annotation, kept as the file's text and decoded when asked."""
+    """The ``segmentation`` of each annotation: text in the mapped file, decoded on access."""
 
     def __init__(self, annotations: list[msgspec.Raw]) -> None:
         """Keep the annotations, which are views into the mapped file."""
@@ -118,8 +118,8 @@ class AnnotationFile:
         bbox: (G, 4) float64, x, y, width and height in pixels; NaN where there is none.
         area: (G,) float64 in square pixels; NaN where there is none.
         ignore, crowd: (G,) bool, the keys ``ignore`` and ``iscrowd``.
-        segmentation: G polygons or RLE dicts, decoded when asked.
-        faults: what the first image or annotation lacks, for each optional key that one lacks.
+        segmentation: G polygons or RLE dicts, decoded on access.
+        faults: for each optional key that an image or annotation lacks, the first such fault.
     """
 
     path: str
@@ -185,8 +185,8 @@ class AnnotationFile:
 def read_annotation_file(path: str | os.PathLike[str]) -> AnnotationFile:
     """Return what an annotation file holds, decoded once in a process.
 
-    The last files are kept (at most 4, about 250 bytes for each annotation) for as long as neither
-    their size nor their times change; :func:`forget_annotation_files` lets go of them.
+    The 4 files that were used last stay in memory, at about 250 bytes for each annotation. A file
+    whose size or times have changed is decoded again. :func:`forget_annotation_files` frees them.
 
     Raises:
         InputError: the file is missing, not JSON (cut off), has no images or no categories, lacks
@@ -213,7 +213,7 @@ def annotation_file_sha256(path: str | os.PathLike[str]) -> str:
 
 
 def forget_annotation_files() -> None:
-    """Let go of the files that :func:`read_annotation_file` keeps."""
+    """Free the files that :func:`read_annotation_file` keeps in memory."""
     _KEPT.clear()
 
 

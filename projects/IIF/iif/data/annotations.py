@@ -51,7 +51,7 @@ class Annotations:
         ignore: (G,) bool; ground truth that counts neither when it is found nor when it is missed.
         crowd: (G,) bool; COCO's regions of many objects, which match any number of detections;
             they are in ``ignore`` too. LVIS has none.
-        segmentation: G polygons or RLE dicts, decoded when asked; None unless loaded with masks.
+        segmentation: G polygons or RLE dicts, decoded on access; None unless loaded with masks.
         neg: (P, 2) int32, rows of image and category that is verified to be absent from it.
         not_exhaustive: (Q, 2) int32, rows of image and category not all of whose instances in it
             are annotated.

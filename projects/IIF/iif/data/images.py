@@ -1,4 +1,4 @@
-"""The images of an annotation file: where they lie, and their pixels."""
+"""The images of an annotation file: find their files, read their pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def find_images(annotations: Annotations, folder: str | os.PathLike[str]) -> lis
     """Return (I,) the file of every image: ``folder/file_name``, or its last part in ``folder``.
 
     Raises:
-        InputError: an image is in neither place.
+        InputError: the folder does not exist, or an image is in neither place.
     """
     root = Path(folder)
     if not root.is_dir():

@@ -70,7 +70,7 @@ class Detections:
         image, category: (D,) int32 rows of the annotations.
         score: (D,) float64, finite.
         bbox: (D, 4) float64, XYWH_ABS; None when a row has none.
-        rle: D masks, whose runs were checked; None unless they were asked for.
+        rle: D masks, whose runs were checked; None unless loaded for "segm".
         mask_area: (D,) int64 pixels of each mask, or None.
     """
 

@@ -1,10 +1,10 @@
-"""Run-length encoded masks in COCO's compressed form: checked, measured and kept compactly.
+"""Run-length encoded masks in COCO's compressed form: checked, measured and stored compactly.
 
 A compressed RLE is ``{"size": [height, width], "counts": str}``. Its counts are the lengths of
 alternating runs of 0 and 1 in column-major order, each written as a little-endian base-32 number
 (from the fourth run on, as the difference from the run two before) in the characters "0" to "o".
-pycocotools reads them without looking for their end, so a string that was cut off can send it
-into an endless loop; everything here is checked before pycocotools sees it.
+pycocotools reads past the end of a string that was cut off and may never return. Therefore every
+string is checked here before pycocotools reads it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ FAULTS = {
 
 
 class RLEs(Sequence[dict[str, Any]]):
-    """Compressed RLEs kept as one byte array; an item is a dict as pycocotools takes it.
+    """Compressed RLEs stored as one byte array; an item is a dict as pycocotools takes it.
 
     A list of dicts would cost about 400 bytes for each mask on top of its counts.
     """
 
     def __init__(self, sizes: NDArray[np.int64], counts: NDArray[np.uint8], ends: NDArray) -> None:
-        """Keep the masks of which mask i has ``counts[ends[i - 1]:ends[i]]``.
+        """Store the masks; the counts of mask i are ``counts[ends[i - 1]:ends[i]]``.
 
         Args:
             sizes: (D, 2) height and width.
-            counts: the counts of all masks, one after the other.
+            counts: (N,) bytes of all masks, concatenated.
             ends: (D,) int64, where the counts of each mask end.
         """
         self.sizes = sizes
@@ -76,7 +76,7 @@ def from_runs(runs: Sequence[int], height: int, width: int) -> bytes:
 
 
 def checked(rle: Any, height: int, width: int) -> dict[str, Any]:
-    """Return one RLE, compressed or not, as a compressed RLE that pycocotools reads safely.
+    """Return one RLE, compressed or not, as a compressed RLE that is safe for pycocotools.
 
     Raises:
         ValueError: it is no RLE of a mask of this size; the message says why.

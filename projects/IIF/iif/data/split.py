@@ -12,9 +12,10 @@ from iif.errors import InputError
 
 
 def held_out_images(image_ids: Iterable[int], fraction: float) -> NDArray[np.bool_]:
-    """Return for each image id whether it is held out: always the same ones for a fraction.
+    """Return a boolean for each image id: whether the image is held out.
 
-    The images of a smaller fraction are among those of a larger one.
+    The choice depends on the id and the fraction alone; a larger fraction holds out all images of
+    a smaller one and more.
 
     Raises:
         InputError: the fraction is not in [0, 1).

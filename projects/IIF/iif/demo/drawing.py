@@ -1,4 +1,4 @@
-"""Pictures of characters on textured backgrounds, with what is visible of each character."""
+"""Pictures of characters on textured backgrounds, with the visible part of each character."""
 
 from __future__ import annotations
 
