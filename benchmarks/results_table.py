@@ -31,12 +31,14 @@ from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 from iif.data.annotations import load_annotations
-from iif.data.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
-from iif.evaluation.false_positives import analyse, load_runs
-from iif.evaluation.tables import markdown_table
+from iif.demo.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
+from iif.evaluation.false_positives import analyse
+from iif.evaluation.runs import load_runs
 from iif.files import atomic_write, sha256_file, versions, write_json
-from iif.report.palette import GROUP_COLORS, GROUP_LABELS, RUN_COLORS
-from iif.weights import VARIANTS
+from iif.methods.iif import VARIANTS
+from iif.report.labels import GROUP_LABELS
+from iif.report.palette import GROUP_COLORS, RUN_COLORS
+from iif.report.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {
@@ -87,7 +89,10 @@ class Method:
 
 
 def iif(variant: str = "raw", count_by: str = "image") -> tuple[object, ...]:
-    return ("MODEL.IIF.VARIANT", variant, "MODEL.IIF.COUNT_BY", count_by)
+    return (
+        *("MODEL.LONG_TAIL.METHOD", "iif"),
+        *("MODEL.IIF.VARIANT", variant, "MODEL.IIF.COUNT_BY", count_by),
+    )
 
 
 def methods(repeat_threshold: float) -> list[Method]:
@@ -96,7 +101,7 @@ def methods(repeat_threshold: float) -> list[Method]:
         *("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler"),
         *("DATALOADER.REPEAT_THRESHOLD", repeat_threshold),
     )
-    cosine = ("MODEL.IIF.CLASSIFIER", "cosine", "MODEL.IIF.COSINE_TEMPERATURE")
+    cosine = ("MODEL.LONG_TAIL.CLASSIFIER", "cosine", "MODEL.LONG_TAIL.COSINE_TEMPERATURE")
     by = {"image": "", "instance": ", by instance"}
     return [
         Method("softmax"),
@@ -171,7 +176,7 @@ class Experiment:
                 solver = self._solver()
                 steps = tuple(step // 3 for step in solver.STEPS)
                 shorter = ("SOLVER.MAX_ITER", solver.MAX_ITER // 3, "SOLVER.STEPS", steps)
-                only = ("MODEL.IIF.TRAIN_CLASSIFIER_ONLY", True)
+                only = ("MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY", True)
                 self._train_net("--resume", method, seed, *start, *shorter, *only)
             case "post-hoc":
                 strength = self._strength(method, seed)
@@ -183,13 +188,13 @@ class Experiment:
         held_out = Method("softmax without held-out images", ("DATASETS.HELD_OUT", HELD_OUT))
         self.run(held_out, seed)
         model = self.folder(held_out, seed)
-        output = self.folder(method, seed) / "strength"
+        output = self.folder(method, seed) / "tuning"
         self._call(
-            *(sys.executable, "-m", "iif.cli", "tune-strength", "--output", output),
+            *(sys.executable, "-m", "iif.cli", "tune", "--output", output),
             *("--config-file", model / "config.yaml", "--weights", model / "model_final.pth"),
             *method.overrides,
         )
-        return json.loads((output / "strength.json").read_text())["strength"]
+        return json.loads((output / "tuning.json").read_text())["value"]
 
     def _train_net(self, mode: str, method: Method, seed: int, *overrides: object) -> None:
         custom = [
@@ -215,10 +220,9 @@ class Experiment:
             )
 
     def _solver(self) -> Any:
-        from iif.d2.train import argument_parser, load_config
+        from iif.d2.config import load_config
 
-        arguments = ["--config-file", str(self.config), *self.extra]
-        return load_config(argument_parser().parse_args(arguments)).SOLVER
+        return load_config(str(self.config), [str(part) for part in self.extra]).SOLVER
 
     def false_positives(self, method: Method, seed: int) -> float | None:
         """Return the false positives as a share of the softmax's, at matched recall.

@@ -25,7 +25,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch.autograd.graph import saved_tensors_hooks
 
-from iif import ClassStatistics, iif_weights
+from iif import ClassStatistics, build_method
 from iif.d2 import IIFFastRCNNOutputLayers
 from iif.files import versions
 
@@ -43,9 +43,9 @@ def make_predictors(
         "num_classes": categories,
     }
     counts = torch.logspace(0, 4.5, categories).long().numpy()
-    weights = iif_weights(ClassStatistics(image_count=counts, num_images=100_170))
+    method = build_method("iif", ClassStatistics(image_count=counts, num_images=100_170))
     stock = FastRCNNOutputLayers(ShapeSpec(channels=CHANNELS), **arguments)
-    ours = IIFFastRCNNOutputLayers(ShapeSpec(channels=CHANNELS), iif_weights=weights, **arguments)
+    ours = IIFFastRCNNOutputLayers(ShapeSpec(channels=CHANNELS), method=method, **arguments)
     ours.load_state_dict(stock.state_dict())
     return stock.to(device), ours.to(device)
 
