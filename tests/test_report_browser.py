@@ -2,78 +2,32 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers_report import NASTY, make_analysis, make_comparison, make_crops
-from iif.report.html import Report, write_report
+from helpers_report import NASTY
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-NUM_CATEGORIES = 1203
-FLAGS = (
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-)
-
-
-def find_program(*names: str) -> str:
-    for name in names:
-        if found := shutil.which(name):
-            return found
-    pytest.skip(f"{names[0]} is not installed")
+from helpers_browser import resize, start_browser, write_pages
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = find_program("chromium", "chromium-browser", "google-chrome")
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(find_program("chromedriver"))
-    driver = webdriver.Chrome(options=options, service=service)
+    driver = start_browser()
     yield driver
     driver.quit()
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("pages")
-    reports = {
-        "full": Report(
-            make_comparison(num_categories=NUM_CATEGORIES),
-            [
-                make_analysis(num_categories=NUM_CATEGORIES),
-                make_analysis(num_categories=NUM_CATEGORIES, iou_type="bbox"),
-            ],
-            make_crops(30, num_categories=NUM_CATEGORIES),
-        ),
-        "single": Report(
-            make_comparison(("IIF",), iou_types=("bbox",)),
-            [make_analysis(("IIF",), iou_type="bbox")],
-            make_crops(3, num_runs=1, masks=False),
-        ),
-        "long names": Report(
-            make_comparison(("a" * 80, "mask_rcnn_R_50_FPN_1x_iif_raw_seed_0")),
-            [make_analysis(("a" * 80, "mask_rcnn_R_50_FPN_1x_iif_raw_seed_0"))],
-        ),
-    }
-    for name, report in reports.items():
-        write_report(report, folder / f"{name}.html")
-    return {name: folder / f"{name}.html" for name in reports}
+    return write_pages(tmp_path_factory.mktemp("pages"))
 
 
 @pytest.fixture
@@ -84,13 +38,6 @@ def page(browser: Any, pages: dict[str, Path]) -> Any:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     browser.get(pages["full"].as_uri())
     return browser
-
-
-def resize(browser: Any, width: int, height: int) -> None:
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
-    )
 
 
 def column(page: Any, number: int, table: str = "category-table") -> list[str]:

@@ -63,7 +63,12 @@ def test_report_of_one_run_without_images(evaluated: Path, tmp_path: Path) -> No
 def test_html_of_compare_and_false_positives(evaluated: Path, tmp_path: Path) -> None:
     page = tmp_path / "compare.html"
     runs = [str(evaluated / "baseline"), str(evaluated / "IIF")]
-    assert main(["compare", *runs, "--bootstrap", "20", "--html", str(page)]) == 0
+    tables = ["--output", str(tmp_path / "tables")]
+    assert main(["compare", *runs, "--bootstrap", "20", "--html", str(page), *tables]) == 0
+    categories = json.loads((tmp_path / "tables" / "comparison.json").read_text())["categories"]
+    gt = json.loads((evaluated / "gt.json").read_text())
+    groups = {category["id"]: category["frequency"] for category in gt["categories"]}
+    assert {row["id"]: row["frequency"] for row in categories} == groups
     ids = Page(page.read_text()).ids()
     assert "metrics" in ids
     assert "false-positives" not in ids

@@ -1,7 +1,7 @@
 """Charts of the page as inline SVG; colours come from the page's classes, text is escaped.
 
-Every mark carries its words in ``data-tip``, which the page shows on hover and, with the arrow
-keys, on focus. The charts are ``markupsafe.Markup``: built from markup here, values escaped.
+Every mark has its tooltip in ``data-tip``, which the page shows on hover and, with the arrow keys,
+on focus. The charts are ``markupsafe.Markup``, with values escaped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Scale = Literal["linear", "log", "log0"]
 
 @dataclass(frozen=True)
 class Mark:
-    """One point of a chart: its place in data units, its CSS classes and the words about it."""
+    """One point of a chart: its place in data units, its CSS classes and its tooltip."""
 
     x: float
     y: float
@@ -39,7 +39,7 @@ class Axis:
         label: printed along the axis.
         low, high: the data range that is drawn; on a "log" axis both are powers of ten.
         start, end: pixels of low and high.
-        scale: "log0" is logarithmic with a place below the lowest decade for zero.
+        scale: "log0" is logarithmic, with room for zero below the lowest decade.
     """
 
     label: str
@@ -71,7 +71,7 @@ class Axis:
 
 
 def nice_ticks(low: float, high: float, target: int = 5) -> list[float]:
-    """Return multiples of 1, 2 or 5 times a power of ten in [low, high], about ``target`` many."""
+    """Return about ``target`` multiples of 1, 2 or 5 times a power of ten in [low, high]."""
     rough = (high - low) / target
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
@@ -106,9 +106,9 @@ def chart(
 
     Args:
         x, y: the axes; see `x_axis` and `y_axis`.
-        lines: (CSS classes, points) of each polyline; its points are not marked by themselves.
+        lines: (CSS classes, points) of each polyline; its points get no dots.
         marks: dots with tooltips, in the order in which the arrow keys visit them.
-        label: what a screen reader says of the chart.
+        label: the chart's text for screen readers.
         radius: of the dots, in pixels.
     """
     parts = [_frame(x, y)]
@@ -176,7 +176,7 @@ def interval_glyph(value: float, low: float, high: float, extent: float, css: st
 
     Args:
         value, low, high: the difference and its interval.
-        extent: the data range drawn is [-extent, extent]; more than every bound.
+        extent: the data range drawn is [-extent, extent], and holds every bound.
         css: class of the whisker and dot.
     """
 
@@ -200,7 +200,7 @@ def stacked_bar(parts: Sequence[tuple[str, int, str]], scale: int, *, label: str
     Args:
         parts: (CSS classes, count, tooltip) from left to right.
         scale: the count that fills the whole width.
-        label: what a screen reader says of the bar.
+        label: the bar's text for screen readers.
     """
     rects = []
     start = 0

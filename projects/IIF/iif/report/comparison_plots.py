@@ -1,4 +1,4 @@
-"""Plots of a comparison: where along the long tail a run gains or loses."""
+"""Plots of a comparison: AP by frequency group, and its difference by training images."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _draw_bars(axes: Axes, names: list[str], rows: list[MetricRow]) -> None:
 
 def _draw_differences(axes: Axes, names: list[str], rows: list[MetricRow]) -> None:
     axes.axhline(0, color="black", lw=0.8)
-    # Side by side as the bars above, whose first place is the baseline's.
+    # Below the bars of the same runs, of which the first is the baseline's.
     width = 0.8 / len(names)
     for run in range(1, len(names)):
         for position, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Crops around single false positives: what each run shows there, beside the ground truth."""
+"""Crops around single false positives: each run's detections there, beside the ground truth."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Crop:
         change: "removed" (no later run makes it), "added" (the baseline does not make it), "kept"
             (the baseline and a later run make it), or "" with a single run.
         panels: (runs + 1,) shapes, ground truth last.
-        left_out: (runs + 1,) shapes of each panel that were too many to draw.
+        left_out: (runs + 1,) number of shapes of each panel beyond MAX_SHAPES, not drawn.
     """
 
     image_id: int

@@ -50,8 +50,8 @@ class PanelObject:
         dashed: draw the outline dashed.
         label: text, in `FONT` at `LABEL_SIZE` pixels.
         text_color: of the label, legible on black.
-        label_box: where the label goes, `LABEL_MARGIN` included; None when no place is left.
-        leader: line from the object to a label that had to move away; None when it touches.
+        label_box: the label's place, `LABEL_MARGIN` included; None without a free place.
+        leader: line from the object to a label that does not touch it; None when it does.
     """
 
     box: Box

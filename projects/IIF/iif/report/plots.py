@@ -1,4 +1,4 @@
-"""Plots of the method itself: how class frequencies become weights."""
+"""Plot of the weights of classes over their counts."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def plot_weights(
 
     Args:
         statistics: the counts.
-        weights: (K,) as :func:`iif.methods.iif.iif_weights` makes them of ``statistics``.
-        variant: the variant that the weights are of, for the label.
-        count_by: "image" or "instance", what the weights count.
+        weights: (K,) of the classes of ``statistics`` (:func:`iif.methods.iif.iif_weights`).
+        variant: of the weights, for the label.
+        count_by: "image" or "instance", the counts that the weights are made from.
     """
     counts = statistics.image_count if count_by == "image" else statistics.instance_count
     if counts is None:

@@ -25,7 +25,13 @@ FALSE_POSITIVES_FORMAT = "iif-false-positives/1"
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """Return the content of ``comparison.json``."""
-    return {"format": COMPARISON_FORMAT, "versions": versions(), **asdict(comparison)}
+    content = asdict(comparison)
+    # The key that LVIS uses.
+    content["categories"] = [
+        {"frequency" if key == "group" else key: value for key, value in row.items()}
+        for row in content["categories"]
+    ]
+    return {"format": COMPARISON_FORMAT, "versions": versions(), **content}
 
 
 def comparison_csv(comparison: Comparison) -> str:

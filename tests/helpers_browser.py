@@ -1,0 +1,75 @@
+"""A browser without a window, and pages of the report to open in it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from selenium import webdriver
+
+from helpers_report import make_analysis, make_comparison, make_crops
+from iif.report.html import Report, write_report
+
+NUM_CATEGORIES = 1203
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+)
+
+
+def start_browser() -> Any:
+    """Start Chromium, or skip the tests where it is not installed."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = find_program("chromium", "chromium-browser", "google-chrome")
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(find_program("chromedriver"))
+    return webdriver.Chrome(options=options, service=service)
+
+
+def find_program(*names: str) -> str:
+    for name in names:
+        if found := shutil.which(name):
+            return found
+    pytest.skip(f"{names[0]} is not installed")
+
+
+def write_pages(folder: Path) -> dict[str, Path]:
+    """Write a full page of LVIS's size, one of a single run, and one with long names."""
+    reports = {
+        "full": Report(
+            make_comparison(num_categories=NUM_CATEGORIES),
+            [
+                make_analysis(num_categories=NUM_CATEGORIES),
+                make_analysis(num_categories=NUM_CATEGORIES, iou_type="bbox"),
+            ],
+            make_crops(30, num_categories=NUM_CATEGORIES),
+        ),
+        "single": Report(
+            make_comparison(("IIF",), iou_types=("bbox",)),
+            [make_analysis(("IIF",), iou_type="bbox")],
+            make_crops(3, num_runs=1, masks=False),
+        ),
+        "long names": Report(
+            make_comparison(("a" * 80, "mask_rcnn_R_50_FPN_1x_iif_raw_seed_0")),
+            [make_analysis(("a" * 80, "mask_rcnn_R_50_FPN_1x_iif_raw_seed_0"))],
+        ),
+    }
+    for name, report in reports.items():
+        write_report(report, folder / f"{name}.html")
+    return {name: folder / f"{name}.html" for name in reports}
+
+
+def resize(browser: Any, width: int, height: int) -> None:
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False},
+    )
