@@ -87,7 +87,9 @@ class TestTorchvision:
 def test_a_folder_with_something_else_is_refused(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     assert main(["quickstart", "--engine", "torchvision", "--out", str(tmp_path)]) == 2
-    assert "holds something else" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "holds something else" in error
+    assert error.endswith("(--out)\n")
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

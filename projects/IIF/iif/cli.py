@@ -42,7 +42,7 @@ _REMEDIES = {
     "as the IoU type": "--iou-type",
     "names are needed": "--names",
     "image folder": "--images",
-    "another folder": "--out",
+    "output folder": "--out",
     "replace it": "--overwrite",
 }
 
