@@ -118,3 +118,15 @@ def run(data: Path, output: Path, config: Any = None, **options: Any) -> dict[st
 def state(folder: Path) -> dict[str, Any]:
     """Return the content of a run's final checkpoint."""
     return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+def assert_same_state(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Assert that two checkpoints, or parts of them, are equal."""
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, other[key]), key
+        elif isinstance(value, dict):
+            assert_same_state(value, other[key])
+        else:
+            assert value == other[key], key

@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from urllib.error import URLError
+import time
 
 import numpy as np
 import pytest
@@ -17,32 +17,21 @@ import torch
 pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 from pycocotools import mask as coco_mask
-from torchvision.models import detection, get_model, get_model_weights, list_models
 
-from helpers_tv import CATEGORY_IDS, make_dataset, run, state, tiny_config
+from helpers_tv import CATEGORY_IDS, assert_same_state, make_dataset, run, state, tiny_config
 from iif import InputError
+from iif.data import annotation_file
+from iif.data.annotation_file import forget_annotation_files
 from iif.data.annotations import load_annotations
 from iif.tv import TrainConfig, evaluate, load, maskrcnn_resnet18_fpn_small, train
 from iif.tv.dataset import DetectionImages
 from iif.tv.inference import detections_to_results
-from iif.tv.model import frozen_layers
 from iif.tv.trainer import learning_rate
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return make_dataset(tmp_path_factory.mktemp("tiny") / "data")
-
-
-def assert_same_state(one, other) -> None:
-    assert one.keys() == other.keys()
-    for key, value in one.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, other[key]), key
-        elif isinstance(value, dict):
-            assert_same_state(value, other[key])
-        else:
-            assert value == other[key], key
 
 
 @pytest.fixture(scope="module")
@@ -291,51 +280,18 @@ class TestEvaluation:
         assert coco_mask.area(second["segmentation"]) == 0
 
 
-@pytest.fixture
-def published(monkeypatch):
-    """Stand in for the download of published weights: those of a freshly built model."""
-
-    def state_dict(weights, *args, **kwargs):
-        name = next(n for n in list_models() if get_model_weights(n) is type(weights))
-        options = {"weights_backbone": None} if name in list_models(detection) else {}
-        return get_model(name, weights=None, **options).state_dict()
-
-    monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", state_dict)
-
-
-class TestPublishedWeights:
-    """torchvision freezes layers and normalisation where weights are published."""
-
-    @pytest.mark.parametrize(
-        "values",
-        [{"weights_backbone": "IMAGENET1K_V1"}, {"weights": "COCO_V1"}],
-        ids=["backbone", "model"],
+def test_each_annotation_file_is_decoded_once(data, tmp_path, monkeypatch):
+    val = tmp_path / "val.json"
+    shutil.copy(data, val)
+    time.sleep(0.1)  # a file is kept only when a change of it could be seen
+    forget_annotation_files()
+    decoded = []
+    original = annotation_file.decode
+    monkeypatch.setattr(
+        annotation_file, "decode", lambda path: decoded.append(path) or original(path)
     )
-    def test_resumed_and_loaded_runs_keep_the_frozen_layers(
-        self, data, tmp_path, published, values
-    ):
-        values |= {"model": "fasterrcnn_mobilenet_v3_large_320_fpn", "trainable_backbone_layers": 2}
-        run(data, tmp_path / "whole", tiny_config(iterations=4, **values))
-        run(data, tmp_path / "parts", tiny_config(iterations=2, **values))
-        run(data, tmp_path / "parts", tiny_config(iterations=4, **values), resume=True)
-        whole, parts = state(tmp_path / "whole"), state(tmp_path / "parts")
-        assert whole["frozen_layers"]["norms"]
-        assert whole["frozen_layers"]["parameters"]
-        assert_same_state(whole["frozen_layers"], parts["frozen_layers"])
-        assert_same_state(whole["model"], parts["model"])
-        assert_same_state(whole["optimizer"], parts["optimizer"])
-        model = load(tmp_path / "whole").model
-        assert frozen_layers(model) == whole["frozen_layers"]
-        assert_same_state(model.state_dict(), whole["model"])
-
-    def test_no_network(self, data, tmp_path, monkeypatch):
-        def fail(*args, **kwargs):
-            raise URLError("no route")
-
-        monkeypatch.setattr("torchvision.models._api.WeightsEnum.get_state_dict", fail)
-        config = tiny_config(model="maskrcnn_resnet50_fpn", weights="COCO_V1")
-        with pytest.raises(InputError, match=r"cannot be downloaded .*no route"):
-            run(data, tmp_path, config)
+    run(data, tmp_path / "out", tiny_config(iterations=1), val_json=val)
+    assert sorted(decoded) == sorted([os.fspath(data), os.fspath(val)])
 
 
 class TestBadInput:
