@@ -75,7 +75,7 @@ class CosineMaskHead(MaskRCNNConvUpsampleHead):
             kwargs: the other arguments of :class:`MaskRCNNConvUpsampleHead`.
         """
         super().__init__(input_shape, **kwargs)
-        plain = self.predictor
+        plain: Any = self._modules["predictor"]
         # Detectron2's initial values are kept, and no further random numbers drawn.
         with torch.random.fork_rng(devices=[]):
             self.predictor = CosineConv2d(

@@ -74,10 +74,12 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
         if type(self.method) is not Method:
             refuse_sigmoid(self.method.name, self.use_sigmoid_ce)
             self.method.check_classes(self.num_classes)
-        inputs, outputs = self.cls_score.in_features, self.num_classes + 1
-        outputs += self.method.extra_outputs
+        inputs = self.bbox_pred.in_features
+        outputs = self.num_classes + 1 + self.method.extra_outputs
         if cosine_temperature is not None:
-            self.cls_score = CosineClassifier(inputs, outputs, temperature=cosine_temperature)
+            self.cls_score: nn.Linear = CosineClassifier(
+                inputs, outputs, temperature=cosine_temperature
+            )
         elif self.method.extra_outputs:
             self.cls_score = nn.Linear(inputs, outputs)
             nn.init.normal_(self.cls_score.weight, std=0.01)

@@ -23,8 +23,8 @@ class IIFROIHeads(StandardROIHeads):
     """
 
     # Constants for TorchScript, which Detectron2 declares for its own class alone.
-    mask_on: torch.jit.Final[bool]
-    keypoint_on: torch.jit.Final[bool]
+    mask_on: torch.jit.Final[bool]  # type: ignore[misc]
+    keypoint_on: torch.jit.Final[bool]  # type: ignore[misc]
 
     @classmethod
     def _init_box_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
