@@ -136,6 +136,14 @@ def test_many_classes():
     assert not used_torchvision(make_heads(top=300), case)
 
 
+def test_few_candidates_are_left_to_torchvision():
+    case = make_case(0, 300, 60)
+    candidates = int((case[0].softmax(-1)[:, 1:] > 0.1).sum())
+    assert 40 < candidates <= nms.SHIFTED_UP_TO_CPU
+    assert used_torchvision(make_heads(score=0.1, top=10), case)
+    assert not used_torchvision(make_heads(score=1e-3, top=10), case)
+
+
 def test_grows_the_prefix_where_most_of_it_is_suppressed():
     # One object: nearly all regions of the best classes suppress one another.
     case = make_case(1, 400, 60, objects=1)
