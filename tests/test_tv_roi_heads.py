@@ -142,6 +142,9 @@ def test_few_candidates_are_left_to_torchvision():
     assert 40 < candidates <= nms.SHIFTED_UP_TO_CPU
     assert used_torchvision(make_heads(score=0.1, top=10), case)
     assert not used_torchvision(make_heads(score=1e-3, top=10), case)
+    boxes, scores = case[2][0][:, None], case[0].softmax(-1)[:, 1:]
+    assert nms.prefix_nms(boxes, scores, IMAGE, 0.1, 0.5, 10) is None
+    assert nms.prefix_nms(boxes, scores, IMAGE, 1e-3, 0.5, 10) is not None
 
 
 def test_grows_the_prefix_where_most_of_it_is_suppressed():
