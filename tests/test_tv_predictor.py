@@ -387,8 +387,11 @@ class TestRefusals:
             add_method(model, iif())
 
     METHODS: ClassVar = [
-        (Sigmoid(), "method sigmoid has a probabilities of its own.*softmax"),
-        (OwnLoss(), "method own_loss has a loss of its own.*softmax cross entropy"),
+        (
+            Sigmoid(),
+            "method sigmoid computes its probabilities without a softmax.*RoIHeads hard-code",
+        ),
+        (OwnLoss(), "method own_loss computes its loss without a softmax.*softmax cross entropy"),
         (build_method("iif", STATISTICS, background=False), "without a background"),
     ]
 

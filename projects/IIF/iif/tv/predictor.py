@@ -130,8 +130,9 @@ def _check_method(method: Method, outputs: int) -> None:
     for function in ("loss", "probabilities"):
         if getattr(kind, function) is not getattr(Method, function):
             raise InputError(
-                f"method {method.name} has a {function} of its own, but torchvision's RoIHeads "
-                "compute a softmax cross entropy and softmax probabilities; use Detectron2"
+                f"method {method.name} computes its {function} without a softmax, but "
+                "torchvision's RoIHeads hard-code softmax cross entropy and softmax "
+                "probabilities; train it with Detectron2"
             )
     if not method.background:
         raise InputError(
