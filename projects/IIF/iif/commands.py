@@ -196,9 +196,9 @@ def report(args: Namespace) -> None:
 def train(args: Namespace) -> None:
     """Train with torchvision (with Detectron2: train_net.py).
 
-    Trains torchvision's Faster R-CNN or Mask R-CNN, with IIF or as the plain baseline
-    (variant=none), and evaluates it. In several processes: torchrun --nproc_per_node N -m iif.cli
-    train ...
+    Trains torchvision's Faster R-CNN or Mask R-CNN, under a long-tail method or as the plain
+    baseline (method=none), and evaluates it. In several processes: torchrun --nproc_per_node N
+    -m iif.cli train ...
     """
     if find_spec("torchvision") is None:
         raise InputError("torchvision is not installed: pip install torchvision tensorboard")
