@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.special import logsumexp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -46,19 +47,46 @@ class Head(nn.Module):
         return self.method.test_logits(self.cls_score(x))
 
 
+class BothModes(Head):
+    """What torchvision scripts: training and test in one function."""
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        outputs = self.cls_score(x)
+        if self.training:
+            return self.method.training_logits(outputs, labels)
+        return self.method.test_logits(outputs)
+
+
 class MethodContract:
     """Inherit, set ``NAME``, ``OPTIONS`` and ``FOLDS``, and define `hand`."""
 
     NAME: ClassVar[str]
     OPTIONS: ClassVar[list[dict[str, Any]]] = [{}]
+    # Whether the method serves a classifier without a background (image classification).
+    WITHOUT_BACKGROUND: ClassVar[bool] = True
     # Options that are refused, and a part of the message.
     REFUSED: ClassVar[list[tuple[dict[str, Any], str]]] = []
 
     def hand(
-        self, outputs: NDArray, labels: NDArray, options: dict[str, Any], background: bool
+        self,
+        outputs: NDArray,
+        labels: NDArray,
+        options: dict[str, Any],
+        background: bool,
+        fixed: NDArray | None = None,
     ) -> tuple[NDArray, NDArray]:
-        """Return the training and the test logits of (R, outputs) float64."""
+        """Return the training and the test logits of (R, outputs) float64.
+
+        ``fixed`` are the outputs at which parts without a gradient are evaluated.
+        """
         raise NotImplementedError
+
+    def hand_loss(
+        self, outputs: NDArray, labels: NDArray, options: dict[str, Any], fixed: NDArray
+    ) -> float:
+        """Return the loss; a method without a loss of its own has the mean cross entropy."""
+        training, _ = self.hand(outputs, labels, options, True, fixed)
+        return float(np.mean(logsumexp(training, axis=1) - training[range(len(labels)), labels]))
 
     def folds(self, options: dict[str, Any]) -> bool:
         """Return whether there is a linear classifier that does the same at test."""
@@ -82,6 +110,10 @@ class MethodContract:
 
     @pytest.mark.parametrize("background", [True, False])
     def test_logits_are_those_computed_by_hand(self, options, background):
+        if not background and not self.WITHOUT_BACKGROUND:
+            with pytest.raises(InputError, match=f"method {self.NAME}.*classification"):
+                self.build(options, background)
+            return
         method = self.build(options, background)
         outputs, labels = self.outputs(method)
         before = outputs.clone()
@@ -96,15 +128,20 @@ class MethodContract:
         method = self.build(options)
         outputs, labels = self.outputs(method)
         outputs.requires_grad_()
-        F.cross_entropy(method.training_logits(outputs, labels), labels).backward()
+        logits = method.training_logits(outputs, labels)
+        own = method.loss(outputs, labels)
+        loss = F.cross_entropy(logits, labels) if own is None else own
+        loss.backward()
+        fixed = outputs.detach().numpy().copy()
+        expected_loss = self.hand_loss(fixed, labels.numpy(), options, fixed)
+        assert loss.item() == pytest.approx(expected_loss, rel=1e-6)
         step, found = 1e-6, outputs.grad
-        for row, column in ((0, 0), (3, 2), (7, K - 1), (11, K)):
+        for row, column in ((0, 0), (3, 2), (7, K - 1), (11, K), (5, outputs.shape[1] - 1)):
             losses = []
             for sign in (1, -1):
-                moved = outputs.detach().numpy().copy()
+                moved = fixed.copy()
                 moved[row, column] += sign * step
-                training, _ = self.hand(moved, labels.numpy(), options, True)
-                losses.append(F.cross_entropy(torch.from_numpy(training), labels).item())
+                losses.append(self.hand_loss(moved, labels.numpy(), options, fixed))
             expected = (losses[0] - losses[1]) / (2 * step)
             assert found[row, column].item() == pytest.approx(expected, rel=1e-4, abs=1e-7)
 
@@ -225,6 +262,7 @@ class MethodContract:
 
     @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
     def test_scripts_traces_and_compiles_to_the_same_function(self, options):
+        torch.compiler.reset()
         head = Head(self.build(options)).eval()
         x = torch.randn(6, 8)
         with warnings.catch_warnings():
@@ -234,6 +272,12 @@ class MethodContract:
         compiled = torch.compile(head, backend="eager", fullgraph=True)
         for same in (traced, scripted, compiled):
             assert torch.equal(same(x), head(x))
+
+    @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+    def test_both_modes_script(self, options):
+        head = BothModes(self.build(options)).eval()
+        x, labels = torch.randn(6, 8), torch.tensor([0, 1, 2, K, 0, K])
+        assert torch.equal(torch.jit.script(head)(x, labels), head(x, labels))
 
     # Settings
 
@@ -259,7 +303,12 @@ class MethodContract:
         x = torch.randn(10, 8)
         weight = torch.randn(K + 1 + method.extra_outputs, 8)
         bias = torch.randn(K + 1 + method.extra_outputs)
-        expected = method.test_logits(F.linear(x, weight, bias)).softmax(-1)
-        for probabilities in (detectron2_probabilities, torchvision_probabilities):
-            found = probabilities(copy.deepcopy(method), weight, bias, x)
-            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+        expected = method.probabilities(method.test_logits(F.linear(x, weight, bias)))
+        found = detectron2_probabilities(copy.deepcopy(method), weight, bias, x)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+        if type(method).loss is not Method.loss:
+            with pytest.raises(InputError, match=f"method {self.NAME}.*torchvision"):
+                torchvision_probabilities(copy.deepcopy(method), weight, bias, x)
+            return
+        found = torchvision_probabilities(copy.deepcopy(method), weight, bias, x)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)

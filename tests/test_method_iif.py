@@ -54,7 +54,7 @@ class TestIIF(MethodContract):
         ({"nonpositive": "no"}, "nonpositive is 'no'; it must be one of error, clamp"),
     ]
 
-    def hand(self, outputs, labels, options, background):
+    def hand(self, outputs, labels, options, background, fixed=None):
         weights = hand_weights(options.get("variant", "raw"), options.get("count_by", "image"))
         scale = weights ** options.get("strength", 1.0)
         if background:

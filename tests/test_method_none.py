@@ -16,7 +16,7 @@ class TestNone(MethodContract):
     NAME = "none"
     REFUSED: ClassVar = [({"strength": 1}, "method none has no option strength; it has none")]
 
-    def hand(self, outputs, labels, options, background):
+    def hand(self, outputs, labels, options, background, fixed=None):
         return outputs, outputs
 
     def folds(self, options):

@@ -202,6 +202,7 @@ class ClassStatistics:
             instance_count=counts.instance_count,
             names=counts.names,
             ids=counts.ids,
+            fractal_dimension=counts.fractal_dimension,
             source=source,
         )
         declared = dict(zip(counts.ids, counts.declared_image_count, strict=True))

@@ -132,7 +132,9 @@ def _tuned(cfg: CfgNode) -> tuple[type[Method], str]:
     kind = method_type(cfg.MODEL.LONG_TAIL.METHOD, key=METHOD_KEY)
     if kind.tuned_option is None or kind.post_hoc is None:
         names = [
-            name for name, method in METHODS.items() if method.tuned_option and method.post_hoc
+            name
+            for name, method in METHODS.items()
+            if method.tuned_option and method.post_hoc is not None
         ]
         raise InputError(
             f"{METHOD_KEY} is {kind.name}, which has nothing to tune: add {METHOD_KEY} and one of "

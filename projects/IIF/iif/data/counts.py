@@ -1,4 +1,4 @@
-"""How many images and instances of each category an annotation file has, kept beside the file."""
+"""What an annotation file shows of each category, kept beside the file."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from iif.data.annotation_file import annotation_file_sha256, read_annotation_file
+from iif.data.annotation_file import (
+    AnnotationFile,
+    annotation_file_sha256,
+    read_annotation_file,
+)
+from iif.data.fractal import box_counting_dimension
 from iif.errors import InputError
 from iif.files import read_json, write_json
 
-_CACHE_FORMAT = "iif-class-counts/1"
+_CACHE_FORMAT = "iif-class-counts/2"
 
 
 class Counts(msgspec.Struct):
-    """The images and instances of each category; the K categories are in ascending id."""
+    """The images, instances and boxes of each category; the K categories are in ascending id."""
 
     num_images: int
     ids: list[int]
@@ -27,6 +32,8 @@ class Counts(msgspec.Struct):
     instance_count: list[int]
     # What the categories' own image_count says, None where they have none.
     declared_image_count: list[int | None]
+    # Of where the boxes lie; None where the file has no boxes or no image sizes.
+    fractal_dimension: list[float] | None
 
 
 class _Cache(msgspec.Struct):
@@ -78,7 +85,18 @@ def _count(path: str | os.PathLike[str]) -> Counts:
         image_count=np.bincount(pairs % num_classes, minlength=num_classes).tolist(),
         instance_count=np.bincount(content.ann_category, minlength=num_classes).tolist(),
         declared_image_count=[category.image_count for category in content.categories],
+        fractal_dimension=_fractal_dimension(content),
     )
+
+
+def _fractal_dimension(content: AnnotationFile) -> list[float] | None:
+    if not {"bbox", "height", "width"}.isdisjoint(content.faults):
+        return None
+    sizes = content.image_sizes()[content.ann_image][:, ::-1]
+    centres = (content.bbox[:, :2] + content.bbox[:, 2:] / 2) / np.maximum(sizes, 1)
+    centres = np.nan_to_num(centres)
+    dimension = box_counting_dimension(centres, content.ann_category, len(content.category_ids))
+    return dimension.tolist()
 
 
 def _folder(path: str | os.PathLike[str]) -> Path:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 
 import msgspec
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from iif.errors import InputError
@@ -35,6 +36,14 @@ def wide(outputs: Tensor) -> Tensor:
     return outputs.float() if narrow else outputs
 
 
+def sum_over_processes(values: Tensor) -> Tensor:
+    """Return the sum of every process's values; each must call this, or the others wait."""
+    if dist.is_available() and dist.is_initialized():
+        values = values.contiguous()
+        dist.all_reduce(values)
+    return values
+
+
 class Method(nn.Module):
     """The plain softmax, the baseline; a subclass overrides what it changes.
 
@@ -53,7 +62,7 @@ class Method(nn.Module):
 
     name: ClassVar[str] = "none"
     options_type: ClassVar[type[Options]] = Options
-    extra_outputs: ClassVar[int] = 0
+    extra_outputs: int = 0
     tuned_option: ClassVar[str | None] = None
     tuned_values: ClassVar[tuple[float, ...]] = ()
     post_hoc: ClassVar[Mapping[str, Any] | None] = None
@@ -176,7 +185,7 @@ class Method(nn.Module):
         derived = {key: b for key, b in own.items() if key[len(prefix) :] not in self.learned}
         if not self.training:
             self._refuse_other_buffers(state_dict, prefix, own, derived)
-        state_dict.update(derived)
+        state_dict.update({**own, **state_dict, **derived})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _refuse_other_buffers(
@@ -188,7 +197,7 @@ class Method(nn.Module):
     ) -> None:
         if any(key.startswith(prefix) and key not in own for key in state_dict):
             fault = "buffers of another method"
-        elif derived.keys() - state_dict.keys():
+        elif own.keys() - state_dict.keys():
             fault = "no buffers of it, as a plain model's"
         elif not all(
             torch.equal(state_dict[key].cpu(), buffer.cpu().to(state_dict[key].dtype))

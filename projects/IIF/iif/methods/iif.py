@@ -16,6 +16,7 @@ from torch import Tensor
 from iif.errors import InputError
 from iif.methods.affine import Affine
 from iif.methods.base import Options
+from iif.methods.counts import OnFault, ZeroCount, warn_of_unseen
 from iif.statistics import ClassStatistics
 
 # Each variant as a function of the classes' counts f (K,) and of the total N.
@@ -32,7 +33,6 @@ _FORMULAS: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 Variant = Literal["raw", "smooth", "prob", "normit", "gombit", "base2", "base10"]
 CountBy = Literal["image", "instance"]
-OnFault = Literal["error", "clamp"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
 COUNT_BY: tuple[str, ...] = get_args(CountBy)
 _ON_FAULT: tuple[str, ...] = get_args(OnFault)
@@ -69,13 +69,7 @@ class IIFOptions(Options, frozen=True, kw_only=True):
             "(post-hoc)."
         ),
     ] = "train_and_test"
-    zero_count: Annotated[
-        OnFault,
-        Meta(
-            description="What to do about a class that was never seen, whose weight would be "
-            'infinite: "error", or "clamp" to count it as seen once.'
-        ),
-    ] = "error"
+    zero_count: ZeroCount = "error"
     nonpositive: Annotated[
         OnFault,
         Meta(
@@ -173,11 +167,7 @@ def iif_weights(
     counts, total = _counts(statistics, count_by)
     unseen = np.flatnonzero(counts == 0)
     if zero_count == "clamp" and len(unseen):
-        warnings.warn(
-            f"{statistics.source}: never seen, counted as seen once (zero_count=clamp): "
-            f"{statistics.describe(unseen)}",
-            stacklevel=2,
-        )
+        warn_of_unseen(statistics, unseen)
         counts = np.maximum(counts, 1)
     weights = _FORMULAS[variant](torch.from_numpy(counts.astype(np.float64)), total)
 
