@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,11 +21,20 @@ from iif.data.annotation_file import (
 )
 from iif.errors import InputError
 
-if TYPE_CHECKING:
-    from iif.statistics import ClassStatistics
-
 _LVIS = "an LVIS-format annotation file"
 _GROUPS = ("r", "c", "f")
+
+
+class TrainingCounts(Protocol):
+    """What is needed of the training set's statistics (`iif.statistics.ClassStatistics`)."""
+
+    ids: NDArray[np.int64]
+    image_count: NDArray[np.int64]
+    source: str
+
+    @property
+    def groups(self) -> NDArray[np.str_]:
+        """(K,) "r", "c" or "f"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +135,7 @@ def load_annotations(
     *,
     exhaustive: bool | None = None,
     masks: bool = False,
-    statistics: ClassStatistics | None = None,
+    statistics: TrainingCounts | None = None,
 ) -> Annotations:
     """Return the annotations of a file, which is decoded once in a process.
 
@@ -193,7 +202,7 @@ def _require_lvis_keys(content: AnnotationFile) -> None:
 
 
 def _groups(
-    content: AnnotationFile, exhaustive: bool, training: ClassStatistics | None
+    content: AnnotationFile, exhaustive: bool, training: TrainingCounts | None
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Return the (K,) groups and the (K,) training image counts."""
     source, categories = content.path, content.categories
