@@ -55,6 +55,20 @@ def test_training_from_weights_takes_the_configurations_method_and_says_so(
     assert "variant=base10" in line
 
 
+def test_a_method_with_more_outputs_starts_from_plain_weights_and_says_so(
+    config_file, baseline, tmp_path
+):
+    arguments = ["--config-file", str(config_file), "OUTPUT_DIR", str(tmp_path)]
+    arguments += ["MODEL.WEIGHTS", str(baseline / "model_final.pth"), "SOLVER.MAX_ITER", "2"]
+    assert run([*arguments, "MODEL.LONG_TAIL.METHOD", "seesaw"]) == 0
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert sum("method seesaw needs; it is drawn anew" in line for line in lines) == 1
+    trained = checkpoint(tmp_path)
+    assert trained["model"]["roi_heads.box_predictor.method.seen"].sum() > 0
+    assert trained[RECORD]["name"] == "seesaw"
+    assert run(["--eval-only", "--resume", *arguments[:4], "MODEL.LONG_TAIL.METHOD", "seesaw"]) == 0
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -1,4 +1,4 @@
-"""The rooms of the package: imports run downwards, no file holds two subjects, a method one file."""
+"""The rooms of the package: imports run downwards, one subject a file, a method in its own file."""
 
 from __future__ import annotations
 

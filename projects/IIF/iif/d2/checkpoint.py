@@ -102,6 +102,13 @@ class MethodCheckpointer(DetectionCheckpointer):
         shapes = [key for key, *_ in incompatible.incorrect_shapes]
         if self._evaluate:
             self._refuse([*incompatible.missing_keys, *shapes])
+        elif any("cls_score." in key for key in shapes):
+            logger.info(
+                "%s: the classifier has another number of outputs than method %s needs; it is "
+                "drawn anew",
+                self._path,
+                record_of(self.model)["name"],
+            )
         super()._log_incompatible_keys(incompatible)
 
     def _refuse(self, faults: list[str]) -> None:
