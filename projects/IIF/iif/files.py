@@ -8,7 +8,8 @@ import json
 import mmap
 import os
 import platform
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +23,9 @@ T = TypeVar("T")
 # An id of an annotation file: what int64 holds.
 Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
+# Names of temporary files begin with it; the host's name keeps other machines' apart.
+_TEMPORARY = f".iif-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+
 # Distributions whose versions can change a result.
 _RELEVANT_DISTRIBUTIONS = (
     "iif",
@@ -30,6 +34,7 @@ _RELEVANT_DISTRIBUTIONS = (
     "numba",
     "pycocotools",
     "detectron2",
+    "opencv-python",
     "torchvision",
 )
 
@@ -46,7 +51,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
     Folders on the way are created, and a link is followed. What is no file but a device or a pipe
     (/dev/null) is written to directly. When the block raises, the temporary file is removed and
-    whatever ``path`` held before is left as it was.
+    whatever ``path`` held before is left as it was. A file that is replaced keeps its permissions.
+    Temporary files of processes that were killed are removed.
 
     Args:
         path: the file to write.
@@ -61,23 +67,54 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         with open(target, mode, **text) as f:  # type: ignore[call-overload]
             yield f
         return
-    descriptor, temporary = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"
-    )
+    _remove_leftovers(target.parent)
+    # A short name: that of the target may be as long as the file system allows.
+    temporary = target.parent / f"{_TEMPORARY}{os.getpid()}.{secrets.token_hex(6)}"
+    # Opened as open() would, so that a new file gets the permissions that the user chose.
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
     try:
         with os.fdopen(descriptor, mode, **text) as f:  # type: ignore[call-overload]
+            if target.is_file():
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
             yield f
             f.flush()
             os.fsync(f.fileno())
-        # mkstemp makes files private; give the result the permissions that open() would give.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, target)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
+    _sync_folder(target.parent)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that processes of this machine left when they were killed."""
+    if os.name != "posix":  # elsewhere a process cannot be asked without harm
+        return
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        process = path.name.removeprefix(_TEMPORARY).partition(".")[0]
+        if process.isdecimal() and not _is_alive(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renamed file's name outlast a power cut, where folders can be opened."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: str | os.PathLike[str], value: Any, *, indent: int | None = 2) -> None:

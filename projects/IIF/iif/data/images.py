@@ -17,7 +17,8 @@ def find_images(annotations: Annotations, folder: str | os.PathLike[str]) -> lis
     """Return (I,) the file of every image: ``folder/file_name``, or its last part in ``folder``.
 
     Raises:
-        InputError: the folder does not exist, or an image is in neither place.
+        InputError: the folder does not exist, an image is in neither place, or two images of
+            different names would be the same file.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -31,7 +32,22 @@ def find_images(annotations: Annotations, folder: str | os.PathLike[str]) -> lis
             f"{named}: no such image, nor {bare} ({len(missing):,} of the {len(found):,} images of "
             f"{annotations.path} are missing); give the folder that its file names start from"
         )
-    return [path for path in found if path is not None]
+    paths = [path for path in found if path is not None]
+    _refuse_shared(annotations, root, paths)
+    return paths
+
+
+def _refuse_shared(annotations: Annotations, root: Path, paths: list[Path]) -> None:
+    """Refuse two images whose names end alike and were both found in the folder itself."""
+    first: dict[Path, int] = {}
+    for row, path in enumerate(paths):
+        other = first.setdefault(path, row)
+        one, two = annotations.file_names[other], annotations.file_names[row]
+        if one != two:
+            raise InputError(
+                f"{path}: would be both {one} and {two} of {annotations.path}; give the folder "
+                f"that these names start from, not {root}"
+            )
 
 
 def read_image(path: str | os.PathLike[str], height: int, width: int) -> NDArray[np.uint8]:
