@@ -182,6 +182,11 @@ _command(
     _arg("--plot", metavar="FILE", help="weight over count as PNG, PDF or SVG"),
 )
 _command(
+    "methods",
+    commands.methods,
+    _arg("--json", action="store_true", help="print JSON"),
+)
+_command(
     "glyphs",
     commands.glyphs,
     _arg("out_dir", metavar="OUT_DIR", help="the folder to make"),

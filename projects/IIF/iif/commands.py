@@ -49,6 +49,16 @@ def weights(args: Namespace) -> None:
     print(f"Table: {args.csv}")
 
 
+def methods(args: Namespace) -> None:
+    """List the long-tail methods: phase, needs, options, paper."""
+    from iif.methods.facts import all_facts
+    from iif.report.methods import methods_text
+    from iif.report.records import json_text
+
+    found = all_facts()
+    print(json_text({"methods": found}) if args.json else methods_text(found))
+
+
 def glyphs(args: Namespace) -> None:
     """Make a small long-tailed data set.
 

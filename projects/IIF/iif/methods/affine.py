@@ -1,14 +1,10 @@
 """Methods that scale and shift the logits of each class: z' = scale * z + shift."""
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from iif.methods.base import Method, Options, wide
+from iif.methods.base import Method, Options, Phase, wide
 from iif.statistics import ClassStatistics
-
-Phase = Literal["train_and_test", "train", "test"]
 
 
 class Affine(Method):

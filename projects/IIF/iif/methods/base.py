@@ -11,7 +11,7 @@ checkpoint. There are no postponed annotations here: TorchScript reads types at 
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 import torch
@@ -20,6 +20,10 @@ from torch import Tensor, nn
 
 from iif.errors import InputError
 from iif.statistics import ClassStatistics
+
+
+Phase = Literal["train_and_test", "train", "test"]
+Need = Literal["counts", "boxes", "moments"]
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -45,11 +49,18 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 class Method(nn.Module):
-    """The plain softmax, the baseline; a subclass overrides what it changes.
+    """The plain softmax: the baseline.
+
+    A subclass overrides what it changes.
 
     Attributes:
         name: as users choose it.
         options_type: the type of its settings.
+        paper: where it was published; empty for the baseline.
+        phases: when it can act on the logits ("train_and_test", "train" or "test"), the default
+            first; empty for the baseline.
+        needs: what it is made from beside the number of classes: "counts" (of training images or
+            instances), "boxes" (where they lie) or "moments" (of a plain model's logits).
         extra_outputs: classifier outputs beyond K + 1.
         tuned_option: the option that "iif tune" chooses on held-out training images; None: none.
         tuned_values: the values that it tries by default.
@@ -62,6 +73,9 @@ class Method(nn.Module):
 
     name: ClassVar[str] = "none"
     options_type: ClassVar[type[Options]] = Options
+    paper: ClassVar[str] = ""
+    phases: ClassVar[tuple[Phase, ...]] = ()
+    needs: ClassVar[tuple[Need, ...]] = ()
     extra_outputs: int = 0
     tuned_option: ClassVar[str | None] = None
     tuned_values: ClassVar[tuple[float, ...]] = ()

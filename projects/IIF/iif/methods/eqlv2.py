@@ -41,6 +41,8 @@ class EQLv2(Method):
 
     name = "eqlv2"
     options_type = EQLv2Options
+    paper = "Tan et al., CVPR 2021, arXiv 2012.08548"
+    phases = ("train_and_test",)
     learned: ClassVar[tuple[str, ...]] = ("positive", "negative", "ratio")
 
     positive: Tensor

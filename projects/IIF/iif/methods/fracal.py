@@ -33,6 +33,9 @@ class Fracal(Affine):
 
     name = "fracal"
     options_type = FracalOptions
+    paper = "Alexandridis et al., CVPR 2025, arXiv 2410.11774"
+    phases = ("test",)
+    needs = ("counts", "boxes")
     tuned_option = "fractal_lambda"
     tuned_values = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
     post_hoc: ClassVar[Mapping[str, Any]] = {}

@@ -85,6 +85,9 @@ class IIF(Affine):
 
     name = "iif"
     options_type = IIFOptions
+    paper = "Alexandridis et al., IEEE TIP 2023, arXiv 2209.04861"
+    phases = ("train_and_test", "test")
+    needs = ("counts",)
     tuned_option = "strength"
     tuned_values = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
     post_hoc: ClassVar[Mapping[str, str]] = {"apply": "test"}

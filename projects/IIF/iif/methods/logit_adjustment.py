@@ -44,6 +44,9 @@ class LogitAdjustment(Method):
 
     name = "logit_adjustment"
     options_type = LogitAdjustmentOptions
+    paper = "Menon et al., ICLR 2021, arXiv 2007.07314"
+    phases = ("train", "test")
+    needs = ("counts",)
     tuned_option = "tau"
     tuned_values = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
     post_hoc: ClassVar[Mapping[str, Any]] = {"apply": "test"}

@@ -29,6 +29,9 @@ class NorCal(Affine):
 
     name = "norcal"
     options_type = NorCalOptions
+    paper = "Pan et al., NeurIPS 2021, arXiv 2107.02170"
+    phases = ("test",)
+    needs = ("counts",)
     tuned_option = "gamma"
     tuned_values = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
     post_hoc: ClassVar[Mapping[str, Any]] = {}

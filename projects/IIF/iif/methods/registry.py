@@ -109,19 +109,23 @@ def description(hint: Any) -> str:
     return next((meta.description for meta in metas if meta.description), "")
 
 
-def _illegal(key: str, value: Any, hint: Any) -> InputError:
+def legal_values(hint: Any) -> str:
+    """Return in words what an option's type allows: "one of ...", "a number, 0 or more"."""
     base, *metas = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     if get_origin(base) is Literal:
-        return InputError(f"{key} is {value!r}; it must be one of {', '.join(get_args(base))}")
-    limits = []
-    for meta in metas:
-        for attribute, words in (("ge", "{:g} or more"), ("gt", "above {:g}")):
-            limit = getattr(meta, attribute, None)
-            if limit is not None:
-                limits.append(words.format(limit))
-        for attribute, words in (("le", "at most {:g}"), ("lt", "below {:g}")):
-            limit = getattr(meta, attribute, None)
-            if limit is not None:
-                limits.append(words.format(limit))
-    kind = {float: "a number", int: "a whole number", bool: "True or False", str: "text"}[base]
-    return InputError(f"{key} is {value!r}; it must be {', '.join([kind, *limits])}")
+        return f"one of {', '.join(get_args(base))}"
+    words = [{float: "a number", int: "a whole number", bool: "True or False", str: "text"}[base]]
+    for limits in (
+        (("ge", "{:g} or more"), ("gt", "above {:g}")),
+        (("le", "at most {:g}"), ("lt", "below {:g}")),
+    ):
+        for meta in metas:
+            for attribute, template in limits:
+                limit = getattr(meta, attribute, None)
+                if limit is not None:
+                    words.append(template.format(limit))
+    return ", ".join(words)
+
+
+def _illegal(key: str, value: Any, hint: Any) -> InputError:
+    return InputError(f"{key} is {value!r}; it must be {legal_values(hint)}")

@@ -39,6 +39,8 @@ class Seesaw(Method):
 
     name = "seesaw"
     options_type = SeesawOptions
+    paper = "Wang et al., CVPR 2021, arXiv 2008.10032"
+    phases = ("train_and_test",)
     extra_outputs = 1
     learned: ClassVar[tuple[str, ...]] = ("seen",)
 
