@@ -78,8 +78,14 @@ def _check_processes(args: argparse.Namespace, cfg: CfgNode) -> None:
 
 def _check_weights_file(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Check that the weights exist before training or evaluating."""
-    resumed = args.resume and Path(cfg.OUTPUT_DIR, layout.LAST_CHECKPOINT).is_file()
-    if resumed:
+    last = Path(cfg.OUTPUT_DIR, layout.LAST_CHECKPOINT)
+    if args.resume and last.is_file():
+        name = last.read_text(encoding="utf-8").strip()
+        if not name or not (last.parent / name).is_file():
+            raise InputError(
+                f"{last}: names {name or 'no file'!r}, which is not there; write the name of a "
+                "checkpoint (.pth) of this folder into it, or train without --resume"
+            )
         return
     if args.eval_only and args.resume:
         raise InputError(f"OUTPUT_DIR {cfg.OUTPUT_DIR} has no {layout.LAST_CHECKPOINT} to evaluate")
@@ -99,6 +105,7 @@ def _statistics(args: argparse.Namespace, cfg: CfgNode) -> ClassStatistics | Non
         args.eval_only
         and cfg.MODEL.LONG_TAIL.METHOD == BASELINE
         and not cfg.MODEL.LONG_TAIL.STATISTICS
+        and not cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS
     )
     with contextlib.suppress(InputError) if optional else contextlib.nullcontext():
         return statistics_from_config(cfg, training=not args.eval_only)
@@ -117,6 +124,15 @@ def _check_model(cfg: CfgNode, statistics: ClassStatistics | None) -> None:
             f"{METHOD_KEY} is {cfg.MODEL.LONG_TAIL.METHOD!r}, but MODEL.ROI_HEADS.NAME {name!r} "
             f"knows no method: set MODEL.ROI_HEADS.NAME IIFROIHeads, or {METHOD_KEY} {BASELINE}"
         )
+    head = cfg.MODEL.ROI_BOX_HEAD
+    if head.USE_FED_LOSS and not knows_methods and statistics is not None:
+        sampled = int((statistics.image_count > 0).sum())
+        if sampled < head.FED_LOSS_NUM_CLASSES:
+            raise InputError(
+                f"MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES is {head.FED_LOSS_NUM_CLASSES}, but "
+                f"{statistics.source} has {sampled} classes with an image: set it to {sampled}, or "
+                "MODEL.ROI_HEADS.NAME IIFROIHeads, which needs no such number"
+            )
 
 
 def _check_evaluation(

@@ -148,8 +148,9 @@ def register_custom_datasets(cfg: CfgNode, statistics: ClassStatistics | None = 
 
     Args:
         cfg: the configuration.
-        statistics: those of a trained model; their names become the data sets' class names, so
-            that detections can be drawn without the annotation file.
+        statistics: those of the training set. Their names become the data sets' class names, so
+            that detections can be drawn without the annotation file, and their counts those that
+            the federated loss samples classes by, where it is used.
 
     Raises:
         InputError: an entry is malformed, or its name is taken.
@@ -177,6 +178,25 @@ def register_custom_datasets(cfg: CfgNode, statistics: ClassStatistics | None = 
             ids = statistics.ids.tolist()
             categories = [Category(i, n) for i, n in zip(ids, statistics.names, strict=True)]
             set_classes(metadata, categories, statistics.source)
+    if statistics is not None and cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
+        _set_image_counts(cfg.DATASETS.TRAIN, statistics)
+
+
+def _set_image_counts(names: Sequence[str], statistics: ClassStatistics) -> None:
+    """Put ``class_image_count``, as LVIS's metadata have it, into metadata that lack it.
+
+    Detectron2's federated loss takes it from there when the model is built, for evaluation too.
+    """
+    counts = [
+        {"id": category, "image_count": count}
+        for category, count in zip(
+            statistics.ids.tolist(), statistics.image_count.tolist(), strict=True
+        )
+    ]
+    for name in names:
+        metadata = MetadataCatalog.get(name)
+        if metadata.get("class_image_count") is None:
+            metadata.set(class_image_count=counts)
 
 
 def annotation_file(name: str, key: str) -> str | None:

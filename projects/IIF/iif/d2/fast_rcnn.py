@@ -69,6 +69,10 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
         super().__init__(input_shape, **kwargs)
         _check_choice("MODEL.LONG_TAIL.CLASSIFIER_INIT", classifier_init, CLASSIFIER_INIT)
         self.method = Method() if method is None else method
+        if self.use_fed_loss:
+            # Each of its classes is sampled once, and only a class with a training image can be.
+            sampled = int((self.fed_loss_cls_weights > 0).sum())
+            self.fed_loss_num_classes = min(self.fed_loss_num_classes, sampled)
         self.classifier_init = classifier_init
         self.fast_inference = fast_inference
         if type(self.method) is not Method:

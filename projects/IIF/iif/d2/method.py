@@ -51,9 +51,11 @@ def method_from_config(cfg: CfgNode) -> Method:
     """
     options = options_from_config(cfg)
     name = cfg.MODEL.LONG_TAIL.METHOD
-    if name == BASELINE:
-        return build_method(name)
     head = cfg.MODEL.ROI_BOX_HEAD
+    if name == BASELINE:
+        if head.USE_FED_LOSS:
+            _check_federated_loss(cfg)
+        return build_method(name)
     refuse_sigmoid(name, head.USE_SIGMOID_CE or head.USE_FED_LOSS)
     statistics = statistics_from_config(cfg)
     if len(statistics) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
@@ -72,6 +74,21 @@ def refuse_sigmoid(name: str, use_sigmoid: bool) -> None:
             f"method {name} is defined for the softmax cross entropy: set "
             "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE and USE_FED_LOSS to False, or "
             f"{METHOD_KEY} {BASELINE}"
+        )
+
+
+def _check_federated_loss(cfg: CfgNode) -> None:
+    """Refuse what Detectron2's federated loss would stop at with an assertion."""
+    if not cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE:
+        raise InputError(
+            "MODEL.ROI_BOX_HEAD.USE_FED_LOSS is a sigmoid loss: set "
+            "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE True"
+        )
+    if not len(cfg.DATASETS.TRAIN):
+        raise InputError(
+            "MODEL.ROI_BOX_HEAD.USE_FED_LOSS takes the class counts from the metadata of "
+            "DATASETS.TRAIN, which is empty: name the training set (its files are not needed for "
+            "evaluation)"
         )
 
 

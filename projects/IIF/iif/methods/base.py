@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from iif.errors import InputError
 from iif.statistics import ClassStatistics
 
-
 Phase = Literal["train_and_test", "train", "test"]
 Need = Literal["counts", "boxes", "moments"]
 
