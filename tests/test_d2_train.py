@@ -199,6 +199,15 @@ def test_bad_input_is_one_line_before_anything_starts(
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.parametrize("name", ["", "model_0000009.pth"])
+def test_a_last_checkpoint_that_names_none_is_one_error(config_file, tmp_path, capfd, name):
+    (tmp_path / "last_checkpoint").write_text(name)
+    arguments = ["--resume", "--config-file", str(config_file), "OUTPUT_DIR", str(tmp_path)]
+    assert run(arguments) == 2
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert f"last_checkpoint: names '{name or 'no file'}', which is not there" in error
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize(
     ("segmentation", "message"),

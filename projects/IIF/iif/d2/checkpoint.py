@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from iif import layout
 from iif.d2.cosine import CosineClassifier, CosineMaskHead
+from iif.d2.datasets import register_custom_datasets
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.method import METHOD_KEY, methods_of, record_of
+from iif.d2.safe_pickle import load_arrays
+from iif.d2.statistics import statistics_from_config
 from iif.errors import InputError
 from iif.files import atomic_write
 from iif.methods import Method
@@ -25,7 +30,11 @@ from iif.methods.record import PREFIX, RECORD, check_evaluated, check_resumed
 logger = logging.getLogger(__name__)
 
 # IIF's ROI heads and those of Detectron2 that take a folded checkpoint.
-_STOCK_HEADS = {"IIFROIHeads": "StandardROIHeads", "IIFCascadeROIHeads": "CascadeROIHeads"}
+_STOCK_HEADS = {
+    "IIFROIHeads": "StandardROIHeads",
+    "IIFCascadeROIHeads": "CascadeROIHeads",
+    "IIFRes5ROIHeads": "Res5ROIHeads",
+}
 
 
 class MethodCheckpointer(DetectionCheckpointer):
@@ -51,8 +60,21 @@ class MethodCheckpointer(DetectionCheckpointer):
         self._path = ""
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write a checkpoint with the record of the method."""
-        super().save(name, **{RECORD: record_of(self.model)}, **kwargs)
+        """Write a checkpoint with the record of the method, whole or not at all."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        states = {key: held.state_dict() for key, held in self.checkpointables.items()}
+        content = {"model": self.model.state_dict(), **states, RECORD: record_of(self.model)}
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        with atomic_write(path, "wb") as f:
+            torch.save({**content, **kwargs}, f)
+        self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Note the checkpoint that a resumed training starts from, whole or not at all."""
+        with atomic_write(Path(self.save_dir, layout.LAST_CHECKPOINT)) as f:
+            f.write(last_filename_basename)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load a checkpoint; with all its states (None) a training is resumed.
@@ -64,6 +86,28 @@ class MethodCheckpointer(DetectionCheckpointer):
         self._path = path
         self._resume = checkpointables is None and not self._evaluate
         return super().load(path, checkpointables)
+
+    def _load_file(self, filename: str) -> Any:
+        """Read a checkpoint without running code that it may hold."""
+        if not filename.endswith(".pkl"):
+            return super()._load_file(filename)
+        with PathManager.open(filename, "rb") as f:
+            content = load_arrays(f, filename)
+        if "model" in content and "__author__" in content:
+            return content
+        arrays = content.get("blobs", content)  # of Caffe2 and Detectron1
+        arrays = {key: v for key, v in arrays.items() if not key.endswith("_momentum")}
+        return {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
+
+    def _torch_load(self, f: str) -> Any:
+        try:
+            return torch.load(f, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
+            reason = str(error).splitlines()[0] if str(error) else "it is empty"
+            raise InputError(
+                f"{f}: cannot be read as a checkpoint ({reason}); it may be cut off, or hold more "
+                "than tensors and plain values: give another one"
+            ) from None
 
     def _load_model(self, checkpoint: Any) -> Any:
         found = checkpoint.get(RECORD)
@@ -129,6 +173,8 @@ def load_model(cfg: CfgNode, weights: str) -> Any:
     """
     if "://" not in weights and not PathManager.isfile(weights):
         raise InputError(f"{weights}: no such file; give a checkpoint (.pth)")
+    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:  # it reads counts when it is built
+        register_custom_datasets(cfg, statistics_from_config(cfg))
     model = build_model(cfg).eval()
     MethodCheckpointer(model, evaluate=True).load(weights)
     return model

@@ -18,7 +18,7 @@ from iif.d2.datasets import check_dataset, check_masks, register_custom_datasets
 from iif.d2.evaluator import baseline_summary, test_settings
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.method import METHOD_KEY, options_from_config
-from iif.d2.roi_heads import IIFCascadeROIHeads, IIFROIHeads
+from iif.d2.roi_heads import IIFCascadeROIHeads, IIFRes5ROIHeads, IIFROIHeads
 from iif.d2.statistics import statistics_from_config
 from iif.data.annotation_file import read_annotation_file
 from iif.data.annotations import load_annotations
@@ -118,7 +118,8 @@ def _check_model(cfg: CfgNode, statistics: ClassStatistics | None) -> None:
     name = cfg.MODEL.ROI_HEADS.NAME
     if name not in ROI_HEADS_REGISTRY:
         raise InputError(f"MODEL.ROI_HEADS.NAME: there are no ROI heads {name!r}")
-    knows_methods = issubclass(ROI_HEADS_REGISTRY.get(name), IIFROIHeads | IIFCascadeROIHeads)
+    known = IIFROIHeads | IIFCascadeROIHeads | IIFRes5ROIHeads
+    knows_methods = issubclass(ROI_HEADS_REGISTRY.get(name), known)
     if cfg.MODEL.LONG_TAIL.METHOD != BASELINE and not knows_methods:
         raise InputError(
             f"{METHOD_KEY} is {cfg.MODEL.LONG_TAIL.METHOD!r}, but MODEL.ROI_HEADS.NAME {name!r} "

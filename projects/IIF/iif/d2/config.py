@@ -44,7 +44,7 @@ def add_iif_config(cfg: CfgNode) -> None:
     cfg.MODEL.LONG_TAIL = CfgNode()
     # The long-tail method, by its name in iif.methods; its options are a node of their own,
     # MODEL.<METHOD>. The baseline is equal to Detectron2's predictor. A method takes effect where
-    # MODEL.ROI_HEADS.NAME is "IIFROIHeads" or "IIFCascadeROIHeads".
+    # MODEL.ROI_HEADS.NAME is "IIFROIHeads", "IIFCascadeROIHeads" or "IIFRes5ROIHeads".
     cfg.MODEL.LONG_TAIL.METHOD = DEFAULT
     # What the classes are counted in: an LVIS- or COCO-format annotation file, or the
     # class_statistics.json that a run left beside its config.yaml. "" counts the data sets of
@@ -59,17 +59,29 @@ def add_iif_config(cfg: CfgNode) -> None:
     cfg.MODEL.LONG_TAIL.CLASSIFIER = "linear"
     # The authors of IIF use 8 with it and 20 without.
     cfg.MODEL.LONG_TAIL.COSINE_TEMPERATURE = 8.0
-    # How the classifier starts: "normal" as in Detectron2 (weights from N(0, 0.01^2), bias 0), or
-    # "constant" as the authors' IIF models with a linear classifier (all weights 0.001, bias 0).
+    # How the classifier's weights start: "normal" as in Detectron2 (N(0, 0.01^2)), or "constant" as
+    # the authors' models with a linear classifier (all 0.001).
     cfg.MODEL.LONG_TAIL.CLASSIFIER_INIT = "normal"
+    # How all of its biases start. The authors' softmax baselines have -6.5, which no softmax sees
+    # (the background has it too); a head of sigmoids starts at p = 0.001 with -6.907.
+    cfg.MODEL.LONG_TAIL.CLASSIFIER_BIAS = 0.0
     # The temperature of the normalised mask predictor, which
     # MODEL.ROI_MASK_HEAD.NAME "CosineMaskHead" switches on.
     cfg.MODEL.LONG_TAIL.MASK_TEMPERATURE = 20.0
+    # Learn that temperature as t^2, t starting at the square root of MASK_TEMPERATURE. FRACAL starts
+    # t at 4.5: MASK_TEMPERATURE 20.25.
+    cfg.MODEL.LONG_TAIL.LEARN_MASK_TEMPERATURE = False
+    # Factors of the losses of a cascade's stages, one for each; () weighs them alike, as Detectron2.
+    # The authors have (1.0, 0.5, 0.25).
+    cfg.MODEL.LONG_TAIL.STAGE_LOSS_WEIGHTS = ()
     # Train the classifier alone and leave all else as it was loaded (decoupled training).
     cfg.MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY = False
     # Run NMS on the best-scored boxes only, as many as decide the detections; bit-equal to
     # Detectron2's inference and faster the more classes there are. False calls Detectron2's.
     cfg.MODEL.LONG_TAIL.FAST_INFERENCE = True
+    # Compute the mask of each detection's own class at inference, not those of all classes; equal
+    # to Detectron2's to rounding. False calls Detectron2's.
+    cfg.MODEL.LONG_TAIL.PREDICTED_MASKS_ONLY = True
 
     # The options of each method, as its own file defines and describes them.
     for name, kind in METHODS.items():
@@ -97,7 +109,7 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     what = config_file
     try:
         if config_file:
-            cfg.merge_from_file(config_file)
+            cfg.merge_from_file(config_file, allow_unsafe=False)
         what = "command line"
         cfg.merge_from_list(list(opts))
     except (OSError, KeyError, ValueError, AssertionError, yaml.YAMLError) as error:

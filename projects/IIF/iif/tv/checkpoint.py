@@ -106,7 +106,7 @@ def read(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> di
     path = find(path)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError):
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, LookupError, ValueError):
         raise InputError(
             f"{path}: not a checkpoint that iif.tv.train wrote, or cut off; name another one"
         ) from None
