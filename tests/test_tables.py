@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import pytest
 
 from iif.evaluation.bootstrap import GROUP_METRICS
@@ -72,3 +75,10 @@ def test_every_key_has_a_label():
     assert tuple(labels.GROUP_LABELS) == GROUPS
     assert len(GROUP_METRICS) == len(GROUPS)
     assert ERROR_TYPES == ("Loc", "Cls", "Dupe", "Bkg", "Both")
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+x", "-x", "@x", "\tx"])
+def test_a_name_is_no_formula_in_a_spreadsheet(name):
+    header, row = list(csv.reader(io.StringIO(csv_text([name, "b"], [[name, -1.5]]))))
+    assert header == [f"'{name}", "b"]
+    assert row == [f"'{name}", "-1.5"]

@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from iif.evaluation.compare import Interval
 
+# What begins a formula in a spreadsheet (OWASP, "CSV injection").
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
 Cell = str | int | float | None
 Row = Sequence[str]
 
@@ -77,12 +80,18 @@ def markdown_table(header: Row, rows: Sequence[Row], *, left: int = 1) -> str:
 
 
 def csv_text(header: Row, rows: Sequence[Sequence[Cell]]) -> str:
-    """Return CSV (RFC 4180 quoting, "\\n" line ends) with full-precision numbers."""
+    """Return CSV (RFC 4180 quoting, "\\n" line ends) with full-precision numbers.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([_inert(cell) for cell in row] for row in (header, *rows))
     return out.getvalue()
+
+
+def _inert(cell: Cell) -> Cell:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _format(value: float | None, decimals: int, minus: str, sign: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import ArrayLike
 from iif.files import atomic_write
 from iif.report.labels import GROUP_LABELS
 from iif.report.palette import GROUP_COLORS
+from iif.report.tables import csv_text
 from iif.statistics import ClassStatistics
 
 
@@ -25,19 +25,17 @@ def write_weights_csv(
         weights: (K,) in the order of ``statistics``, written with full precision.
     """
     instances = statistics.instance_count
+    columns = (
+        statistics.ids.tolist(),
+        statistics.names,
+        statistics.image_count.tolist(),
+        [None] * len(statistics) if instances is None else instances.tolist(),
+        np.asarray(weights, np.float64).tolist(),
+    )
+    header = ["id", "name", "image_count", "instance_count", "weight"]
+    text = csv_text(header, list(zip(*columns, strict=True)))
     with atomic_write(path) as f:
-        writer = csv.writer(f, lineterminator="\n")
-        writer.writerow(["id", "name", "image_count", "instance_count", "weight"])
-        for row, weight in enumerate(np.asarray(weights, np.float64).tolist()):
-            writer.writerow(
-                [
-                    statistics.ids[row],
-                    statistics.names[row],
-                    statistics.image_count[row],
-                    "" if instances is None else instances[row],
-                    repr(weight),
-                ]
-            )
+        f.write(text)
 
 
 def format_weights(statistics: ClassStatistics, weights: ArrayLike) -> str:
