@@ -14,12 +14,14 @@ from iif.methods.eqlv2 import EQLv2
 from iif.methods.fracal import Fracal
 from iif.methods.iif import IIF
 from iif.methods.logit_adjustment import LogitAdjustment
+from iif.methods.logn import LogN
 from iif.methods.norcal import NorCal
 from iif.methods.seesaw import Seesaw
 from iif.statistics import ClassStatistics
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method for method in (Method, IIF, LogitAdjustment, NorCal, Fracal, Seesaw, EQLv2)
+    method.name: method
+    for method in (Method, IIF, LogitAdjustment, NorCal, Fracal, LogN, Seesaw, EQLv2)
 }
 BASELINE = Method.name
 DEFAULT = IIF.name
