@@ -204,6 +204,23 @@ _command(
     _arg("--overwrite", action="store_true", help="replace a data set made with other arguments"),
 )
 _command(
+    "openmoji",
+    commands.openmoji,
+    _arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
+    *(
+        _arg(f"--{name}", type=_count, default=default, help=f"{text} (default %(default)s)")
+        for name, default, text in (
+            ("categories", 40, "number of categories"),
+            ("train", 1000, "training images"),
+            ("val", 300, "validation images"),
+            ("image-size", 96, "height and width in pixels"),
+            ("seed", 0, "of everything random"),
+        )
+    ),
+    _arg("--workers", type=_count, help="processes (default: one per core)"),
+    _arg("--overwrite", action="store_true", help="replace a data set made with other arguments"),
+)
+_command(
     "evaluate",
     commands.evaluate,
     _GT,
@@ -308,7 +325,7 @@ _command(
     _EXHAUSTIVE,
     _arg(
         "--preset",
-        choices=("lvis", "glyphs"),
+        choices=("lvis", "glyphs", "openmoji"),
         default="lvis",
         help="settings to start from: the published ones on LVIS (default) or the demo's",
     ),

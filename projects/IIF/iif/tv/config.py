@@ -239,3 +239,5 @@ GLYPHS = TrainConfig(
     cache_images=True,
     detections_per_image=100,
 )
+
+OPENMOJI = msgspec.structs.replace(GLYPHS, flip=True)
