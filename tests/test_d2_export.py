@@ -92,6 +92,9 @@ def test_scripting_gives_the_eager_models_detections(name):
     for size in (64, 96):
         inputs = [{"image": image_of(size)}]
         with torch.no_grad():
+            model.roi_heads.mask_head.predicted_only = True
+            single = model.inference(inputs, do_postprocess=False)[0]
+            model.roi_heads.mask_head.predicted_only = False  # as in a scripted model
             expected = model.inference(inputs, do_postprocess=False)[0]
             found = scripted.inference(inputs, do_postprocess=False)[0]
         assert len(expected) > 5
@@ -99,6 +102,7 @@ def test_scripting_gives_the_eager_models_detections(name):
         assert torch.equal(found.pred_boxes.tensor, expected.pred_boxes.tensor)
         assert torch.equal(found.pred_classes, expected.pred_classes)
         assert torch.equal(found.pred_masks, expected.pred_masks)
+        torch.testing.assert_close(found.pred_masks, single.pred_masks, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["iif", "cascade"])

@@ -4,7 +4,7 @@ from iif.d2.config import add_iif_config
 from iif.d2.datasets import register_custom_datasets
 from iif.d2.evaluator import IIFEvaluator
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
-from iif.d2.roi_heads import IIFCascadeROIHeads, IIFROIHeads
+from iif.d2.roi_heads import IIFCascadeROIHeads, IIFRes5ROIHeads, IIFROIHeads
 from iif.d2.statistics import statistics_from_config
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "IIFEvaluator",
     "IIFFastRCNNOutputLayers",
     "IIFROIHeads",
+    "IIFRes5ROIHeads",
     "add_iif_config",
     "register_custom_datasets",
     "statistics_from_config",

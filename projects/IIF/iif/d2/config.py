@@ -11,6 +11,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from iif.augmentation import FasaOptions
 from iif.errors import InputError
 from iif.methods import DEFAULT, METHODS
 
@@ -38,7 +39,7 @@ def add_iif_config(cfg: CfgNode) -> None:
     # by its content). Paths may hold ~ and $VARIABLES and are relative to the working directory.
     cfg.DATASETS.CUSTOM = []
     # The part of the images of DATASETS.TRAIN, chosen by their ids, that is left out of training
-    # for "iif tune". They still count for the class statistics.
+    # for "iif tune" and for MODEL.FASA.ADAPT. They still count for the class statistics.
     cfg.DATASETS.HELD_OUT = 0.0
 
     cfg.MODEL.LONG_TAIL = CfgNode()
@@ -68,11 +69,11 @@ def add_iif_config(cfg: CfgNode) -> None:
     # The temperature of the normalised mask predictor, which
     # MODEL.ROI_MASK_HEAD.NAME "CosineMaskHead" switches on.
     cfg.MODEL.LONG_TAIL.MASK_TEMPERATURE = 20.0
-    # Learn that temperature as t^2, t starting at the square root of MASK_TEMPERATURE. FRACAL starts
-    # t at 4.5: MASK_TEMPERATURE 20.25.
+    # Learn that temperature as t^2, t starting at the square root of MASK_TEMPERATURE. FRACAL's
+    # starts at t = 4.5: MASK_TEMPERATURE 20.25.
     cfg.MODEL.LONG_TAIL.LEARN_MASK_TEMPERATURE = False
-    # Factors of the losses of a cascade's stages, one for each; () weighs them alike, as Detectron2.
-    # The authors have (1.0, 0.5, 0.25).
+    # Factors of the losses of a cascade's stages, one for each stage; () weighs them alike, as
+    # Detectron2 does. The authors have (1.0, 0.5, 0.25).
     cfg.MODEL.LONG_TAIL.STAGE_LOSS_WEIGHTS = ()
     # Train the classifier alone and leave all else as it was loaded (decoupled training).
     cfg.MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY = False
@@ -88,6 +89,10 @@ def add_iif_config(cfg: CfgNode) -> None:
         options = msgspec.to_builtins(kind.options_type())
         if options:
             cfg.MODEL[name.upper()] = CfgNode({key.upper(): v for key, v in options.items()})
+
+    # FASA, virtual features beside any method; its options as iif.augmentation describes them.
+    fasa = msgspec.to_builtins(FasaOptions())
+    cfg.MODEL.FASA = CfgNode({key.upper(): value for key, value in fasa.items()})
 
     for old, new in _MOVED.items():
         full = f"MODEL.{DEFAULT.upper()}.{old}"

@@ -12,9 +12,10 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
-from detectron2.modeling.roi_heads.mask_head import MaskRCNNConvUpsampleHead
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from iif.d2.mask_head import PredictedClassMaskHead, one_class_logits
 
 
 def _normalized(values: Tensor, epsilon: float = 1e-6) -> Tensor:
@@ -48,40 +49,73 @@ class CosineConv2d(Conv2d):
     """The same for each place of a feature map: (B, C, H, W) to (B, K, H, W), 1 x 1 kernel."""
 
     def __init__(self, in_channels: int, out_channels: int, *, temperature: float) -> None:
-        """Build a 1 x 1 convolution with bias."""
+        """Build a 1 x 1 convolution with bias, started as the authors start theirs.
+
+        The length of a normalised weight sets how far a step turns it. Detectron2's start of the
+        plain layer, N(0, 0.001^2), is 40 times shorter for 1,203 classes: there one step turns a
+        class's vector by tens of degrees, here by a fraction of one.
+        """
         super().__init__(in_channels, out_channels, kernel_size=1)
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(self.bias)
         self.temperature = temperature
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return the normalised features times the temperature."""
+        return _normalized(x) * self.temperature
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        return F.conv2d(_normalized(x) * self.temperature, _normalized(self.weight), self.bias)
+        return F.conv2d(self.scaled(x), _normalized(self.weight), self.bias)
 
     def extra_repr(self) -> str:
         """Name the temperature beside the sizes, for ``print(model)``."""
         return f"{super().extra_repr()}, temperature={self.temperature}"
 
 
+class LearnedCosineConv2d(CosineConv2d):
+    """:class:`CosineConv2d` with the temperature t^2, t a parameter.
+
+    t starts at the square root of ``temperature``; FRACAL's code starts it at 4.5 (20.25).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, temperature: float) -> None:
+        """Build the layer; arguments as for :class:`CosineConv2d`."""
+        super().__init__(in_channels, out_channels, temperature=temperature)
+        self.t = nn.Parameter(torch.tensor(temperature**0.5))
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return the normalised features times the temperature."""
+        return _normalized(x) * self.t**2
+
+
 @ROI_MASK_HEAD_REGISTRY.register()
-class CosineMaskHead(MaskRCNNConvUpsampleHead):
+class CosineMaskHead(PredictedClassMaskHead):
     """Detectron2's mask head with :class:`CosineConv2d` as its last layer."""
 
     @configurable
-    def __init__(self, input_shape: ShapeSpec, *, temperature: float, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        temperature: float,
+        learned_temperature: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Build Detectron2's head and put the layer in the place of its predictor.
 
         Args:
-            input_shape: as for :class:`MaskRCNNConvUpsampleHead`.
+            input_shape: as for :class:`PredictedClassMaskHead`.
             temperature: what the cosine is multiplied by.
-            kwargs: the other arguments of :class:`MaskRCNNConvUpsampleHead`.
+            learned_temperature: whether that is learned, starting from ``temperature``.
+            kwargs: the other arguments of :class:`PredictedClassMaskHead`.
         """
         super().__init__(input_shape, **kwargs)
         plain: Any = self._modules["predictor"]
-        # Detectron2's initial values are kept, and no further random numbers drawn.
+        # What is built after this head starts as in a model with the stock head.
         with torch.random.fork_rng(devices=[]):
-            self.predictor = CosineConv2d(
-                plain.in_channels, plain.out_channels, temperature=temperature
-            )
-        self.predictor.load_state_dict(plain.state_dict())
+            layer = LearnedCosineConv2d if learned_temperature else CosineConv2d
+            self.predictor = layer(plain.in_channels, plain.out_channels, temperature=temperature)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -89,4 +123,12 @@ class CosineMaskHead(MaskRCNNConvUpsampleHead):
         return {
             **super().from_config(cfg, input_shape),
             "temperature": cfg.MODEL.LONG_TAIL.MASK_TEMPERATURE,
+            "learned_temperature": cfg.MODEL.LONG_TAIL.LEARN_MASK_TEMPERATURE,
         }
+
+    @torch.jit.unused
+    def class_logits(self, x: Tensor, classes: Tensor) -> Tensor:
+        """Return (B, 1, 2H, 2W) logits of one class of each region."""
+        predictor: Any = self.predictor
+        weight = _normalized(predictor.weight[classes])
+        return one_class_logits(predictor.scaled(x), weight, predictor.bias[classes])

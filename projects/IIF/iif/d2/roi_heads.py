@@ -1,17 +1,20 @@
 """Detectron2's ROI heads with the box predictor of a long-tail method."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import ROI_HEADS_REGISTRY, StandardROIHeads
-from detectron2.modeling.roi_heads import CascadeROIHeads
+from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads
 from detectron2.structures import Instances
 from torch import Tensor
 
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.inference import fast_rcnn_inference
+from iif.d2.mask_head import with_predicted_masks
+from iif.errors import InputError
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -34,6 +37,29 @@ class IIFROIHeads(StandardROIHeads):
         with torch.random.fork_rng(devices=[]):
             predictor = IIFFastRCNNOutputLayers(cfg, heads["box_head"].output_shape)
         predictor.start_from(heads["box_predictor"])
+        return {**heads, "box_predictor": predictor}
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        return super()._init_mask_head(with_predicted_masks(cfg), input_shape)
+
+
+@ROI_HEADS_REGISTRY.register()
+class IIFRes5ROIHeads(Res5ROIHeads):
+    """:class:`Res5ROIHeads`, the heads of C4 models, with :class:`IIFFastRCNNOutputLayers`.
+
+    For the same seed every parameter starts as in :class:`Res5ROIHeads`.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments of ``__init__`` that ``cfg`` stands for."""
+        heads = super().from_config(with_predicted_masks(cfg), input_shape)
+        stock = heads["box_predictor"]
+        with torch.random.fork_rng(devices=[]):  # as in IIFROIHeads
+            shape = ShapeSpec(channels=stock.cls_score.in_features, height=1, width=1)
+            predictor = IIFFastRCNNOutputLayers(cfg, shape)
+        predictor.start_from(stock)
         return {**heads, "box_predictor": predictor}
 
 
@@ -77,10 +103,17 @@ class IIFCascadeROIHeads(CascadeROIHeads):
                 layers = IIFFastRCNNOutputLayers if stage == last else IntermediateOutputLayers
                 shape = heads["box_heads"][stage].output_shape
                 predictor = layers(cfg, shape, box2box_transform=stock.box2box_transform)
+                if predictor.augmentation is not None:
+                    predictor.augmentation.stage = stage
                 if cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
                     predictor.start_from(stock)
                 predictors.append(predictor)
+        _weigh_stages(predictors, cfg.MODEL.LONG_TAIL.STAGE_LOSS_WEIGHTS)
         return {**heads, "box_predictors": predictors}
+
+    @classmethod
+    def _init_mask_head(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        return super()._init_mask_head(with_predicted_masks(cfg), input_shape)
 
     def _forward_box(
         self,
@@ -114,3 +147,19 @@ class IIFCascadeROIHeads(CascadeROIHeads):
             final.test_topk_per_image,
         )
         return detections
+
+
+def _weigh_stages(predictors: Sequence[IIFFastRCNNOutputLayers], weights: Sequence[float]) -> None:
+    """Multiply the losses of each stage by its weight; no weights leave them alike."""
+    if not weights:
+        return
+    if len(weights) != len(predictors) or min(weights) < 0:
+        raise InputError(
+            f"MODEL.LONG_TAIL.STAGE_LOSS_WEIGHTS is {tuple(weights)}; give a weight of 0 or more "
+            f"for each of the {len(predictors)} stages"
+        )
+    for predictor, weight in zip(predictors, weights, strict=True):
+        predictor.loss_weight = {
+            loss: weight * predictor.loss_weight.get(loss, 1.0)
+            for loss in ("loss_cls", "loss_box_reg")
+        }
