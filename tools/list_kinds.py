@@ -30,7 +30,7 @@ NUMBER = 1203  # of LVIS's categories
 
 # The first kinds, which are the demo's: families whose members a model may confuse.
 FAMILIES = {
-    "cats_and_dogs": "cat_face lion tiger_face dog_face wolf fox bear panda raccoon monkey_face",
+    "cats_and_dogs": "cat_face lion tiger_face dog_face wolf fox bear panda hamster monkey_face",
     "fruit": "red_apple tomato peach tangerine lemon mango pear green_apple strawberry cherries",
     "vehicles": (
         "automobile taxi police_car ambulance fire_engine minibus sport_utility_vehicle "
@@ -60,12 +60,13 @@ MIN_FILL = 0.2
 MIN_ASPECT = 0.25
 
 # Drawings are compared as blurred colour pictures of this many pixels: one upright, the other
-# turned by these degrees, mirrored or not, its hue turned by these degrees. They count as the same
-# above this cosine similarity. It tells a lion from a tiger and a tomato from a red apple, but
-# not a clock from another or a brown heart from a black one.
+# turned by these degrees, mirrored or not, its hue turned by these degrees, which is how far two
+# drawings in images differ at most. They count as the same above this cosine similarity. It tells
+# a lion from a tiger and a tomato from a red apple, but not a clock from another or a brown heart
+# from a black one.
 SIZE = 24
-ANGLES = (-24, -12, 0, 12, 24)
-HUES = (-15, 0, 15)
+ANGLES = (-48, -32, -16, 0, 16, 32, 48)
+HUES = (-30, 0, 30)
 MAX_SIMILARITY = 0.94
 # What the silhouette weighs beside the colours.
 ALPHA_WEIGHT = 0.3

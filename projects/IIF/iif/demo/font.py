@@ -56,9 +56,10 @@ def render(code: int, font_size: int) -> Image.Image:
     Returns:
         An image of mode "RGBa": colours that are already multiplied by the transparency.
     """
-    canvas = Image.new("RGBA", (round(1.4 * font_size) + 2, round(1.4 * font_size) + 2))
+    margin = font_size // 5 + 4
+    canvas = Image.new("RGBA", (5 * font_size // 4 + 2 * margin,) * 2)
     ImageDraw.Draw(canvas).text(
-        (round(0.1 * font_size), 0), chr(code), font=_font(font_size), embedded_color=True
+        (margin, margin), chr(code), font=_font(font_size), embedded_color=True
     )
     return canvas.crop(canvas.getchannel("A").getbbox()).convert("RGBa")
 

@@ -69,6 +69,7 @@ class Drawing:
 
     category: int
     pose: Pose
+    middle: tuple[float, float]  # x, y of the middle of the upright drawing's box, in pixels
     coverage: NDArray[np.float32]
     window: _Window  # its bounding box when it was drawn
     area: int  # in pixels, when it was drawn
@@ -118,7 +119,7 @@ def draw_image(
 
 
 def pose_drawing(code: int, pose: Pose) -> Image.Image:
-    """Return a drawing in a pose, cut out closely, of mode "RGBa"."""
+    """Return a drawing in a pose, of mode "RGBa", its middle in the middle of the picture."""
     upright = render(code, max(8, math.ceil(pose.size / ink_ratio(code))))
     width, height = upright.size
     # A clear border, towards which the outline fades.
@@ -137,10 +138,9 @@ def pose_drawing(code: int, pose: Pose) -> Image.Image:
     back = np.linalg.inv(forth)
     offset = np.array(bordered.size) / 2 - back @ new / 2
     affine = [*back[0], offset[0], *back[1], offset[1]]
-    posed = bordered.transform(
+    return bordered.transform(
         (int(new[0]), int(new[1])), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     )
-    return posed.crop(posed.getbbox())
 
 
 def _place(
@@ -165,7 +165,9 @@ def _place(
         mirrored=bool(rng.random() < 0.5),
     )
     for _ in range(_SHRINKS):
-        picture = np.asarray(pose_drawing(kind.code, pose), dtype=np.float32) / np.float32(255)
+        posed = pose_drawing(kind.code, pose)
+        box = posed.getbbox() or (0, 0, *posed.size)
+        picture = np.asarray(posed.crop(box), dtype=np.float32) / np.float32(255)
         alpha = picture[..., 3]
         height, width = alpha.shape
         for _ in range(_PLACES):
@@ -175,8 +177,15 @@ def _place(
             if all(_leaves_visible(drawing, window, alpha) for drawing in below):
                 coverage = np.zeros((image_size, image_size), dtype=np.float32)
                 coverage[window] = alpha
-                area = int(np.count_nonzero(alpha > 0.5))
-                return Drawing(category, pose, coverage, window, area), picture
+                drawing = Drawing(
+                    category=category,
+                    pose=pose,
+                    middle=(left - box[0] + posed.width / 2, top - box[1] + posed.height / 2),
+                    coverage=coverage,
+                    window=window,
+                    area=int(np.count_nonzero(alpha > 0.5)),
+                )
+                return drawing, picture
         pose = dataclasses.replace(pose, size=max(least, pose.size * _SHRINK))
     return None, picture
 
