@@ -149,6 +149,30 @@ _MODEL = (
     ),
 )
 
+_PLAIN_MODEL = (
+    _arg("--config-file", metavar="FILE", help="Detectron2: of the plain model"),
+    _arg("--weights", metavar="FILE", help="Detectron2: its checkpoint"),
+    _arg("--run", metavar="DIR", help="torchvision: the plain run's output folder, or checkpoint"),
+    _arg("--json", metavar="FILE", help="torchvision: its training annotations"),
+    _arg("--images", metavar="DIR", help="torchvision: the folder of its training images"),
+    _arg("--device", help="torchvision: cpu, cuda or cuda:N (default: a GPU where there is one)"),
+    _MODEL[-1],
+)
+
+
+def _check_plain_model(args: argparse.Namespace) -> None:
+    if args.run is None and (args.config_file is None or args.weights is None):
+        raise InputError(
+            "a plain model is missing: give --config-file and --weights (Detectron2) or --run "
+            "(torchvision)"
+        )
+    if args.run is not None and (args.config_file or args.weights):
+        raise InputError(
+            "--run is a torchvision model, --config-file and --weights a Detectron2 one"
+        )
+    if args.run is not None and (args.json is None or args.images is None):
+        raise InputError("--run needs --json and --images: its training data")
+
 
 def _check_train(args: argparse.Namespace) -> None:
     if args.eval_only and (args.val_json is None or args.settings):
@@ -362,6 +386,26 @@ _command(
     commands.fold,
     _arg("--output", required=True, metavar="FILE.pth", help="the checkpoint to write"),
     *_MODEL,
+)
+_command(
+    "moments",
+    commands.moments,
+    _arg("--output", required=True, metavar="FILE.json", help="the file to write"),
+    _arg(
+        "--iterations",
+        type=_count,
+        default=1000,
+        metavar="N",
+        help="training batches (default %(default)s)",
+    ),
+    _arg(
+        "--momentum",
+        type=float,
+        help="running moments, as batch normalisation keeps them (the authors': 5e-5 or 1e-4; "
+        "default: exact ones)",
+    ),
+    *_PLAIN_MODEL,
+    check=_check_plain_model,
 )
 _command(
     "tune",

@@ -236,8 +236,7 @@ def train(args: Namespace) -> None:
     baseline (method=none), and evaluates it. In several processes: torchrun --nproc_per_node N
     -m iif.cli train ...
     """
-    if find_spec("torchvision") is None:
-        raise InputError("torchvision is not installed: pip install torchvision tensorboard")
+    _require_torchvision()
     from iif.report.text import summary_text
     from iif.tv import TrainConfig, evaluate, train
     from iif.tv.config import GLYPHS, OPENMOJI
@@ -293,6 +292,32 @@ def fold(args: Namespace) -> None:
     print(f"Checkpoint: {args.output}\nConfiguration: {config}")
 
 
+def moments(args: Namespace) -> None:
+    """Gather the moments of a plain model's logits over training regions.
+
+    Writes the JSON file that LogN is made from: mean and variance of each class's logit over the
+    regions that training samples.
+    """
+    settings = {"iterations": args.iterations, "momentum": args.momentum}
+    if args.run is None:
+        _require_detectron2()
+        from iif.d2.config import load_config
+        from iif.d2.moments import gather_moments
+
+        cfg = load_config(args.config_file, args.opts)
+        found = gather_moments(cfg, args.weights, args.output, **settings)
+    else:
+        _require_torchvision()
+        from iif.tv.moments import gather_moments as gather
+
+        settings["device"] = args.device
+        found = gather(args.run, args.json, args.images, args.output, **settings)
+    print(
+        f"Moments of {len(found.ids):,} classes over {found.regions:,} regions of "
+        f"{found.iterations:,} batches: {args.output}"
+    )
+
+
 def tune(args: Namespace) -> None:
     """Choose the tuned option of a post-hoc method on held-out training images.
 
@@ -332,6 +357,11 @@ def _training_statistics(args: Namespace) -> ClassStatistics | None:
 def _require_detectron2() -> None:
     if find_spec("detectron2") is None:
         raise InputError("this needs Detectron2, which is not installed: see README.md")
+
+
+def _require_torchvision() -> None:
+    if find_spec("torchvision") is None:
+        raise InputError("torchvision is not installed: pip install torchvision tensorboard")
 
 
 def _panel_drawer() -> Drawer:

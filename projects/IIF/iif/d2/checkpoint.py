@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from iif import layout
+from iif.d2 import augmentation
 from iif.d2.cosine import CosineClassifier, CosineMaskHead
 from iif.d2.datasets import register_custom_datasets
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
@@ -30,7 +31,7 @@ from iif.methods.record import PREFIX, RECORD, check_evaluated, check_resumed
 logger = logging.getLogger(__name__)
 
 # IIF's ROI heads and those of Detectron2 that take a folded checkpoint.
-_STOCK_HEADS = {
+STOCK_HEADS = {
     "IIFROIHeads": "StandardROIHeads",
     "IIFCascadeROIHeads": "CascadeROIHeads",
     "IIFRes5ROIHeads": "Res5ROIHeads",
@@ -113,6 +114,16 @@ class MethodCheckpointer(DetectionCheckpointer):
         found = checkpoint.get(RECORD)
         method = next(iter(methods_of(self.model)), Method())
         buffers = any(f".{PREFIX}" in key for key in checkpoint["model"])
+        augmented = any(f".{augmentation.PREFIX}" in key for key in checkpoint["model"])
+        if self._evaluate or self._resume:
+            if found is not None or not augmented:
+                augmentation.refuse_other_augmentation(self.model, found, self._path)
+        else:  # what FASA saw of the features of another training is not taken over
+            checkpoint["model"] = {
+                key: value
+                for key, value in checkpoint["model"].items()
+                if f".{augmentation.PREFIX}" not in key
+            }
         if self._evaluate:
             self.model.eval()  # where a method refuses buffers that are not its own
             if not checkpoint.get("matching_heuristics"):
@@ -226,14 +237,15 @@ def fold_predictor(predictor: IIFFastRCNNOutputLayers) -> None:
     classifier.weight.copy_(weight)
     classifier.bias.copy_(bias)
     predictor.method = Method()
+    predictor.augmentation = None
 
 
 def _refuse_config(cfg: CfgNode) -> None:
     name = cfg.MODEL.ROI_HEADS.NAME
-    if name not in _STOCK_HEADS:
+    if name not in STOCK_HEADS:
         raise InputError(
             f"MODEL.ROI_HEADS.NAME is {name!r}; {METHOD_KEY} can be folded for "
-            f"{', '.join(_STOCK_HEADS)}"
+            f"{', '.join(STOCK_HEADS)}"
         )
     if name == "IIFCascadeROIHeads" and not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
         raise InputError(
@@ -259,7 +271,7 @@ def _refuse_module(module: nn.Module) -> None:
 def _stock_config(cfg: CfgNode, checkpoint: Path) -> CfgNode:
     stock = cfg.clone()
     stock.defrost()
-    stock.MODEL.ROI_HEADS.NAME = _STOCK_HEADS[cfg.MODEL.ROI_HEADS.NAME]
+    stock.MODEL.ROI_HEADS.NAME = STOCK_HEADS[cfg.MODEL.ROI_HEADS.NAME]
     stock.MODEL.WEIGHTS = str(checkpoint)
     _drop_unknown_keys(stock, get_cfg())
     return stock

@@ -34,6 +34,7 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
         lambda value: value >= 0,
     ),
     ("score_threshold nms_threshold", "from 0 to 1", lambda value: 0 <= value <= 1),
+    ("held_out", "0 or more and below 1", lambda value: 0 <= value < 1),
 )
 
 
@@ -63,6 +64,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     max_size: int = 1333
     # Mirror half of the training images.
     flip: bool = True
+    # The part of the training images, chosen by their ids, that is left out of training for
+    # "iif tune". They still count for the class statistics.
+    held_out: float = 0.0
     # Repeat images of categories that are in fewer than this share of the images; 0: no repeats.
     repeat_threshold: float = 0.0
 

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from iif.data.annotations import Annotations
 from iif.data.images import find_images, read_image
+from iif.data.split import held_out_images
 from iif.errors import InputError
 from iif.tv.config import TrainConfig
 from iif.tv.distributed import rank, world_size
@@ -73,6 +74,7 @@ class DetectionTargets(Dataset[tuple[Tensor, Target]]):
         *,
         masks: bool,
         cache: bool = False,
+        held_out: float = 0.0,
     ) -> None:
         """Index the annotations by image.
 
@@ -81,6 +83,7 @@ class DetectionTargets(Dataset[tuple[Tensor, Target]]):
             image_root: the folder that the file names start from.
             masks: whether targets have masks.
             cache: keep what was decoded once in memory.
+            held_out: the part of the images whose annotations are left out of training.
 
         Raises:
             InputError: an image file is missing, or no annotation can be trained on.
@@ -88,11 +91,12 @@ class DetectionTargets(Dataset[tuple[Tensor, Target]]):
         self.images = DetectionImages(annotations, image_root)
         self.annotations = annotations
         usable = ~annotations.ignore & (annotations.bbox[:, 2:] > _MIN_SIDE).all(axis=1)
+        usable &= ~held_out_images(annotations.image_ids.tolist(), held_out)[annotations.ann_image]
         kept = np.flatnonzero(usable)
         if not len(kept):
             raise InputError(
                 f"{annotations.path}: has no annotation to train on (crowds and boxes without an "
-                "area do not count)"
+                "area do not count, nor images that are held out)"
             )
         order = kept[np.argsort(annotations.ann_image[kept], kind="stable")]
         starts = np.searchsorted(

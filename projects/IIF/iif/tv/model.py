@@ -131,6 +131,12 @@ def has_masks(model: nn.Module) -> bool:
     return heads.has_mask()
 
 
+def drop_masks(model: nn.Module) -> None:
+    """Take the mask head out of a model, in place: it then predicts boxes alone."""
+    heads: Any = model.roi_heads
+    heads.mask_roi_pool = heads.mask_head = heads.mask_predictor = None
+
+
 def replace_predictors(model: nn.Module, num_classes: int) -> None:
     """Give a Faster R-CNN or Mask R-CNN new last layers for other classes, in place.
 

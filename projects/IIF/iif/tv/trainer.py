@@ -105,7 +105,13 @@ def train(
             )
             check_classes(val_annotations, statistics, os.fspath(train_json))
             validation = DetectionImages(val_annotations, val_image_root or image_root)
-        data = DetectionTargets(annotations, image_root, masks=masks, cache=config.cache_images)
+        data = DetectionTargets(
+            annotations,
+            image_root,
+            masks=masks,
+            cache=config.cache_images,
+            held_out=config.held_out,
+        )
         previous = checkpoint.read(folder, where) if started else None
 
         torch.manual_seed(config.seed)
