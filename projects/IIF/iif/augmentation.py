@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from iif.errors import InputError
-from iif.methods.base import Method, Options, sum_over_processes, wide
+from iif.methods.base import Method, Options, sum_over_processes
 
 # What a class's chance is multiplied by when its held-out loss fell, and when it rose.
 _FELL, _ROSE = 1.1, 0.9
@@ -218,7 +218,7 @@ class HeldOutLoss:
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         """Add regions: logits (R, K + 1) and foreground classes (R,)."""
-        losses = cross_entropy(wide(logits), labels, reduction="none").double()
+        losses = -logits.double().log_softmax(dim=-1).gather(1, labels[:, None])[:, 0]
         self.total.index_add_(0, labels, losses)
         self.regions.index_add_(0, labels, torch.ones_like(losses))
 

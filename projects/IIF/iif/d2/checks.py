@@ -14,7 +14,13 @@ from detectron2.modeling import ROI_HEADS_REGISTRY
 from detectron2.utils.file_io import PathManager
 
 from iif import layout
-from iif.d2.datasets import check_dataset, check_masks, register_custom_datasets
+from iif.d2.augmentation import KEY as FASA_KEY
+from iif.d2.datasets import (
+    check_dataset,
+    check_masks,
+    refuse_test_set,
+    register_custom_datasets,
+)
 from iif.d2.evaluator import baseline_summary, test_settings
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.method import METHOD_KEY, options_from_config
@@ -57,6 +63,8 @@ def check_input(cfg: CfgNode, args: argparse.Namespace) -> ClassStatistics | Non
         for name in cfg.DATASETS.TRAIN:
             check_masks(name, "DATASETS.TRAIN", cfg.INPUT.MASK_FORMAT)
     _check_model(cfg, statistics)
+    if not args.eval_only:
+        _check_augmentation(cfg)
     for name in cfg.DATASETS.TEST:
         _check_evaluation(cfg, name, statistics, args.baseline)
     return statistics
@@ -125,6 +133,11 @@ def _check_model(cfg: CfgNode, statistics: ClassStatistics | None) -> None:
             f"{METHOD_KEY} is {cfg.MODEL.LONG_TAIL.METHOD!r}, but MODEL.ROI_HEADS.NAME {name!r} "
             f"knows no method: set MODEL.ROI_HEADS.NAME IIFROIHeads, or {METHOD_KEY} {BASELINE}"
         )
+    if cfg.MODEL.FASA.ENABLED and not knows_methods:
+        raise InputError(
+            f"{FASA_KEY}.ENABLED is True, but MODEL.ROI_HEADS.NAME {name!r} has no place for it: "
+            f"set MODEL.ROI_HEADS.NAME IIFROIHeads, or {FASA_KEY}.ENABLED False"
+        )
     head = cfg.MODEL.ROI_BOX_HEAD
     if head.USE_FED_LOSS and not knows_methods and statistics is not None:
         sampled = int((statistics.image_count > 0).sum())
@@ -133,6 +146,25 @@ def _check_model(cfg: CfgNode, statistics: ClassStatistics | None) -> None:
                 f"MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES is {head.FED_LOSS_NUM_CLASSES}, but "
                 f"{statistics.source} has {sampled} classes with an image: set it to {sampled}, or "
                 "MODEL.ROI_HEADS.NAME IIFROIHeads, which needs no such number"
+            )
+
+
+def _check_augmentation(cfg: CfgNode) -> None:
+    """Check that FASA has training images of its own to adapt to, none of them a test image."""
+    if not (cfg.MODEL.FASA.ENABLED and cfg.MODEL.FASA.ADAPT):
+        return
+    if not cfg.DATASETS.HELD_OUT:
+        raise InputError(
+            f"{FASA_KEY}.ADAPT is True, but DATASETS.HELD_OUT 0 holds out no training image to "
+            f"adapt to: set DATASETS.HELD_OUT, 0.01 for instance, or {FASA_KEY}.ADAPT False"
+        )
+    for name in cfg.DATASETS.TRAIN:
+        if MetadataCatalog.get(name).get("json_file") is not None:
+            refuse_test_set(cfg, name, "FASA must not adapt to")
+        elif name in cfg.DATASETS.TEST:
+            raise InputError(
+                f"{name!r} is in DATASETS.TEST too: FASA must not adapt to the data that the "
+                "result is measured on"
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import mmap
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +16,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from iif.data.annotation_file import AnnotationFile, Category, read_annotation_file
+from iif.data.annotation_file import (
+    AnnotationFile,
+    Category,
+    annotation_file_sha256,
+    read_annotation_file,
+)
 from iif.errors import InputError
 from iif.statistics import ClassStatistics
 
@@ -39,7 +45,9 @@ def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str,
     """
     content = read_annotation_file(json_file)
     content.require("bbox")
-    set_classes(MetadataCatalog.get(name), content.categories, json_file)
+    metadata = MetadataCatalog.get(name)
+    set_classes(metadata, content.categories, json_file)
+    metadata.evaluator_type = evaluator_type(content)
     records = _records(content, image_root)
     annotations = zip(
         content.ann_image.tolist(),
@@ -70,6 +78,22 @@ def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str,
             without_mask,
         )
     return records
+
+
+def evaluator_type(content: AnnotationFile) -> str:
+    """Return the name under which Detectron2's own tools evaluate a file of this format."""
+    return "lvis" if content.federated else "coco"
+
+
+def _guess_evaluator_type(json_file: str) -> str | None:
+    """Return the same from the first mention of LVIS's key, without parsing; None without a file.
+
+    Detectron2's tools may ask before a data set is loaded; loading sets what the content says.
+    """
+    if not os.path.isfile(json_file) or not os.path.getsize(json_file):
+        return None
+    with open(json_file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return "coco" if content.find(b'"neg_category_ids"') < 0 else "lvis"
 
 
 def _records(content: AnnotationFile, image_root: str) -> list[dict[str, Any]]:
@@ -174,6 +198,9 @@ def register_custom_datasets(cfg: CfgNode, statistics: ClassStatistics | None = 
         )
         metadata = MetadataCatalog.get(name)
         metadata.set(json_file=json_file, image_root=image_root, custom=True)
+        guess = _guess_evaluator_type(json_file)
+        if guess is not None:
+            metadata.evaluator_type = guess
         if statistics is not None:
             ids = statistics.ids.tolist()
             categories = [Category(i, n) for i, n in zip(ids, statistics.names, strict=True)]
@@ -252,6 +279,30 @@ def check_masks(name: str, key: str, mask_format: str) -> None:
         )
 
 
+def refuse_test_set(cfg: CfgNode, name: str, consequence: str) -> None:
+    """Refuse a data set whose annotations are those of one of ``DATASETS.TEST``.
+
+    Args:
+        cfg: the configuration.
+        name: a data set that has an annotation file.
+        consequence: what must not be done on a test set, for the message.
+
+    Raises:
+        InputError: names both data sets.
+    """
+    path = MetadataCatalog.get(name).json_file
+    for test in cfg.DATASETS.TEST:
+        test_path = MetadataCatalog.get(test).get("json_file")
+        there = test_path is not None and os.path.isfile(test_path)
+        if test == name or (
+            there and annotation_file_sha256(test_path) == annotation_file_sha256(path)
+        ):
+            raise InputError(
+                f"{name!r} has the annotations of {test!r} of DATASETS.TEST: {consequence} the "
+                "data that the result is measured on"
+            )
+
+
 def _remedy(metadata: Metadata) -> str:
     if metadata.get("custom", False):
         return "correct its entry in DATASETS.CUSTOM"
@@ -287,6 +338,7 @@ def check_dataset(name: str, key: str, num_classes: int) -> None:
         )
     if metadata.get("custom", False):
         set_classes(metadata, header.categories, path)
+        metadata.evaluator_type = evaluator_type(header)
     first = os.path.join(metadata.image_root, header.file_names()[0])
     if not os.path.isfile(first):
         raise InputError(

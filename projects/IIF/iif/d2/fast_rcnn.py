@@ -15,6 +15,8 @@ from detectron2.modeling.roi_heads.fast_rcnn import fast_rcnn_inference as stock
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
+from iif.augmentation import FeatureAugmentation, refuse_own_loss, still_logits
+from iif.d2.augmentation import augmentation_from_config
 from iif.d2.cosine import CosineClassifier
 from iif.d2.inference import fast_rcnn_inference
 from iif.d2.method import method_from_config, refuse_sigmoid
@@ -29,6 +31,16 @@ CLASSIFIER_INIT = ("normal", "constant")
 def _check_choice(key: str, value: str, legal: tuple[str, ...]) -> None:
     if value not in legal:
         raise InputError(f"{key} is {value!r}; it must be one of {', '.join(legal)}")
+
+
+class TrainingPredictions(tuple[Tensor, Tensor]):
+    """Outputs and deltas, as Detectron2 unpacks them, with the features that they were made from.
+
+    Attributes:
+        features: (R, C), the input of the box classifier.
+    """
+
+    features: Tensor
 
 
 class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
@@ -46,8 +58,10 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
         input_shape: ShapeSpec,
         *,
         method: Method | None = None,
+        augmentation: FeatureAugmentation | None = None,
         cosine_temperature: float | None = None,
         classifier_init: str = "normal",
+        classifier_bias: float = 0.0,
         fast_inference: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -57,23 +71,30 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
             input_shape: as for :class:`FastRCNNOutputLayers`.
             method: from :func:`iif.build_method`; None is the baseline, equal to Detectron2's
                 predictor.
+            augmentation: adds virtual features to the classification loss; None adds none.
             cosine_temperature: the temperature of a cosine classifier; None for a linear one.
             classifier_init: one of ``CLASSIFIER_INIT``: MODEL.LONG_TAIL.CLASSIFIER_INIT.
+            classifier_bias: the value at which all biases of the classifier start.
             fast_inference: whether to use :mod:`iif.d2.inference` in place of Detectron2's own.
             kwargs: the other arguments of :class:`FastRCNNOutputLayers`.
 
         Raises:
             InputError: an argument is not one of its values, the method belongs to another number
-                of classes, or it is given together with the sigmoid or the federated loss.
+                of classes, it is given together with the sigmoid or the federated loss, or the
+                augmentation together with a method that has a loss of its own.
         """
         super().__init__(input_shape, **kwargs)
         _check_choice("MODEL.LONG_TAIL.CLASSIFIER_INIT", classifier_init, CLASSIFIER_INIT)
         self.method = Method() if method is None else method
+        self.augmentation = augmentation
+        if augmentation is not None:
+            refuse_own_loss(self.method)
         if self.use_fed_loss:
             # Each of its classes is sampled once, and only a class with a training image can be.
             sampled = int((self.fed_loss_cls_weights > 0).sum())
             self.fed_loss_num_classes = min(self.fed_loss_num_classes, sampled)
         self.classifier_init = classifier_init
+        self.classifier_bias = classifier_bias
         self.fast_inference = fast_inference
         if type(self.method) is not Method:
             refuse_sigmoid(self.method.name, self.use_sigmoid_ce)
@@ -96,11 +117,14 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
         options = cfg.MODEL.LONG_TAIL
         _check_choice("MODEL.LONG_TAIL.CLASSIFIER", options.CLASSIFIER, CLASSIFIER)
         cosine = options.CLASSIFIER == "cosine"
+        width = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
         return {
             **super().from_config(cfg, input_shape),
             "method": method_from_config(cfg),
+            "augmentation": augmentation_from_config(cfg, width),
             "cosine_temperature": options.COSINE_TEMPERATURE if cosine else None,
             "classifier_init": options.CLASSIFIER_INIT,
+            "classifier_bias": options.CLASSIFIER_BIAS,
             "fast_inference": options.FAST_INFERENCE,
         }
 
@@ -109,7 +133,7 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
 
         A classifier with more outputs keeps its own.
         """
-        state = stock.state_dict()
+        state = {**self.state_dict(), **stock.state_dict()}
         if self.method.extra_outputs:
             state |= {f"cls_score.{k}": v for k, v in self.cls_score.state_dict().items()}
         self.load_state_dict(state)
@@ -118,7 +142,7 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
     def _init_classifier(self) -> None:
         if self.classifier_init == "constant":
             nn.init.constant_(self.cls_score.weight, 0.001)
-            nn.init.zeros_(self.cls_score.bias)
+        nn.init.constant_(self.cls_score.bias, self.classifier_bias)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:  # noqa: UP006
         """Return class logits (in training: the classifier's outputs) and box regression deltas.
@@ -128,7 +152,8 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
 
         Returns:
             Logits (R, K + 1), in training outputs (R, K + 1 + extra outputs of the method), and
-            deltas (R, 4K), or (R, 4) when they are class-agnostic.
+            deltas (R, 4K), or (R, 4) when they are class-agnostic. In training with an
+            augmentation the pair is a :class:`TrainingPredictions`.
         """
         # Detectron2's own three lines: TorchScript knows no super().
         if x.dim() > 2:
@@ -137,6 +162,10 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
         deltas = self.bbox_pred(x)
         if not self.training:
             outputs = self.method.test_logits(outputs)
+        elif not torch.jit.is_scripting() and self.augmentation is not None:
+            predictions = TrainingPredictions((outputs, deltas))
+            predictions.features = x
+            return predictions
         return outputs, deltas
 
     def losses(
@@ -149,9 +178,20 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
         logits = self.method.training_logits(outputs, classes)
         losses = super().losses((logits, deltas), proposals)
         loss = self.method.loss(outputs, classes)
+        weight = self.loss_weight.get("loss_cls", 1.0)
         if loss is not None:
-            losses["loss_cls"] = loss * self.loss_weight.get("loss_cls", 1.0)
+            losses["loss_cls"] = loss * weight
+        if isinstance(predictions, TrainingPredictions) and self.augmentation is not None:
+            loss = self.augmentation.loss(predictions.features, classes, self.virtual_logits)
+            losses["loss_cls"] = losses["loss_cls"] + loss * weight
         return losses
+
+    def virtual_logits(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return training logits (V, K + 1) of features (V, C) that are no region's.
+
+        The method's own statistics stay as they are.
+        """
+        return still_logits(self.method, self.cls_score(features), labels)
 
     def predict_probs(
         self,

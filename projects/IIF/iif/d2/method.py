@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from torch import nn
 
+from iif.d2.augmentation import augmentation_record
 from iif.d2.statistics import statistics_from_config
 from iif.errors import InputError
 from iif.methods import BASELINE, METHODS, Method, Options, build_method, method_type, parse_options
@@ -98,6 +99,6 @@ def methods_of(model: nn.Module) -> list[Method]:
 
 
 def record_of(model: nn.Module) -> dict[str, Any]:
-    """Return what a checkpoint and a summary say of a model's method."""
+    """Return what a checkpoint and a summary say of a model's method, and of FASA beside it."""
     methods = methods_of(model)
-    return methods[0].record() if methods else PLAIN
+    return {**(methods[0].record() if methods else PLAIN), **augmentation_record(model)}

@@ -27,11 +27,10 @@ from tqdm import tqdm
 
 from iif import layout
 from iif.d2.checkpoint import load_model
-from iif.d2.datasets import check_dataset, register_custom_datasets
+from iif.d2.datasets import check_dataset, refuse_test_set, register_custom_datasets
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.method import METHOD_KEY, options_from_config, options_node
 from iif.d2.statistics import statistics_from_config
-from iif.data.annotation_file import annotation_file_sha256
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import Detections
 from iif.data.split import held_out_images
@@ -176,17 +175,7 @@ def _training_set(cfg: CfgNode, dataset: str | None) -> str:
             "too good"
         )
     check_dataset(name, "DATASETS.TRAIN", cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-    path = MetadataCatalog.get(name).json_file
-    for test in cfg.DATASETS.TEST:
-        test_path = MetadataCatalog.get(test).get("json_file")
-        there = test_path is not None and os.path.isfile(test_path)
-        if test == name or (
-            there and annotation_file_sha256(test_path) == annotation_file_sha256(path)
-        ):
-            raise InputError(
-                f"{name!r} has the annotations of {test!r} of DATASETS.TEST: the value must "
-                "not be chosen on the data that the result is measured on"
-            )
+    refuse_test_set(cfg, name, "the value must not be chosen on")
     return name
 
 

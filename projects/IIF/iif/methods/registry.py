@@ -71,7 +71,7 @@ def build_method(
 
 
 def parse_options(
-    kind: type[Method],
+    kind: type[Any],
     values: Mapping[str, Any],
     *,
     key: Callable[[str], str] = str,
@@ -79,7 +79,7 @@ def parse_options(
     """Check plain settings and return them as the method's options.
 
     Args:
-        kind: the method's class.
+        kind: the method's class, or another with its ``name`` and ``options_type``.
         values: the settings by name; those that are missing have their default.
         key: what an option is called where the user set it, for the message.
 
@@ -100,7 +100,7 @@ def parse_options(
     return msgspec.convert(dict(values), kind.options_type)
 
 
-def option_types(kind: type[Method]) -> dict[str, Any]:
+def option_types(kind: type[Any]) -> dict[str, Any]:
     """Return the annotated type of each option of a method, in order."""
     return get_type_hints(kind.options_type, include_extras=True)
 
