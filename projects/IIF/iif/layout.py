@@ -16,9 +16,11 @@ CONFIG_JSON = "config.json"  # torchvision's settings
 STATISTICS = "class_statistics.json"
 LAST_CHECKPOINT = "last_checkpoint"
 FINAL_CHECKPOINT = "model_final.pth"
+LOCK = ".lock"  # held while a run writes into the folder
 
 # Of an evaluation.
 INFERENCE = "inference"
+INFERENCE_TTA = "inference_TTA"  # with test-time augmentation; the name is Detectron2's
 RESULTS = "lvis_instances_results.json"
 SUMMARY = "eval_summary.json"
 MATCHES = "eval_matches.npz"
@@ -41,6 +43,8 @@ CONSOLE = "console.txt"  # the output of Detectron2's training
 # Of "iif tune".
 TUNING_JSON = "tuning.json"
 TUNING_PLOT = "tuning.png"
+TUNING_PAGE = "tuning.html"
+FOLDED = "folded.pth"  # the winner as a plain checkpoint
 
 
 def checkpoint(iteration: int) -> str:
@@ -53,13 +57,16 @@ def outcomes(iou_type: str) -> str:
     return f"outcomes_{iou_type}.csv"
 
 
-def evaluation_folder(root: str | os.PathLike[str], dataset: str, *, several: bool) -> Path:
+def evaluation_folder(
+    root: str | os.PathLike[str], dataset: str, *, several: bool, inference: str = INFERENCE
+) -> Path:
     """Return where an output folder keeps the evaluation on a data set.
 
     Args:
         root: the output folder.
         dataset: the data set's name.
         several: whether there is more than one test set.
+        inference: INFERENCE or INFERENCE_TTA.
     """
-    folder = Path(root) / INFERENCE
+    folder = Path(root) / inference
     return folder / dataset if several else folder
