@@ -24,12 +24,14 @@ from detectron2.evaluation import verify_results
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from iif.d2 import IIFEvaluator, register_custom_datasets
+from iif.d2 import register_custom_datasets
+from iif.d2.augmented_test import test_all, tta_hooks
 from iif.d2.checkpoint import MethodCheckpointer
 from iif.d2.checks import check_input
 from iif.d2.config import load_config
 from iif.d2.decoupled import freeze_all_but_classifier
-from iif.d2.evaluator import compare_with_baseline
+from iif.d2.evaluator import compare_with_baseline, evaluators_of
+from iif.d2.hooks import augmentation_hooks
 from iif.d2.loader import train_loader
 from iif.d2.process import rank_errors, set_up_process
 from iif.d2.statistics import save_statistics, statistics_of_run
@@ -55,7 +57,7 @@ class Trainer(DefaultTrainer):
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = MethodCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         self.start_iter, self.max_iter, self.cfg = 0, cfg.SOLVER.MAX_ITER, cfg
-        self.register_hooks(self.build_hooks())
+        self.register_hooks(augmentation_hooks(cfg) + self.build_hooks() + tta_hooks(self))
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -72,9 +74,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
         """Evaluate the model on DATASETS.TEST, by default with LVIS's evaluation."""
-        if evaluators is None:
-            evaluators = [IIFEvaluator.from_config(cfg, name, model) for name in cfg.DATASETS.TEST]
-        return super().test(cfg, model, evaluators)
+        return super().test(cfg, model, evaluators or evaluators_of(cfg, model))
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -95,7 +95,7 @@ def main(args: argparse.Namespace, cfg: CfgNode) -> None:
             model = Trainer.build_model(cfg)
             checkpointer = MethodCheckpointer(model, cfg.OUTPUT_DIR, evaluate=True)
             checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
-            results = Trainer.test(cfg, model)
+            results = test_all(Trainer, cfg, model)
             if comm.is_main_process():
                 verify_results(cfg, results)
         else:

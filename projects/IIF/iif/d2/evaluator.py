@@ -16,6 +16,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 from torch import nn
 
 from iif import layout
@@ -51,6 +52,8 @@ class IIFEvaluator(DatasetEvaluator):
         test_settings: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         method: Mapping[str, Any] | None = None,
+        baseline: str | Path | None = None,
+        log_to: str | Path | None = None,
         distributed: bool = True,
     ) -> None:
         """Take what the evaluation needs to know; nothing is read yet.
@@ -62,18 +65,23 @@ class IIFEvaluator(DatasetEvaluator):
             statistics: the training set's counts, which give a COCO-format data set its rare,
                 common and frequent classes. An LVIS-format file has its own.
             test_settings: score_threshold, nms_threshold and detections_per_image, for the
-                summary: only runs with the same are compared.
+                summary: only runs with the same are compared. With test-time augmentation also
+                augmented_images, the versions of each image.
             config: the whole configuration, for the summary.
             method: the record of the model's method (`iif.methods.Method.record`), likewise.
+            baseline: an evaluated run's folder or summary; the evaluation ends with the comparison.
+            log_to: a folder: this project's log lines are shown, and written to ``log.txt`` there.
+                Detectron2's own tools set up the lines of Detectron2 alone.
             distributed: gather the detections of all ranks.
         """
         self._dataset_name = dataset_name
         self._output_dir = Path(output_dir)
         self._iou_types = iou_types
         self._statistics = statistics
-        self._test_settings = test_settings
+        self._test_settings = None if test_settings is None else dict(test_settings)
         self._config = config
         self._method = method
+        self._baseline = baseline
         self._distributed = distributed
         metadata = MetadataCatalog.get(dataset_name)
         self._json_file = metadata.json_file
@@ -85,16 +93,27 @@ class IIFEvaluator(DatasetEvaluator):
             else {contiguous: category for category, contiguous in to_contiguous.items()}
         )
         self._results: list[dict[str, Any]] = []
+        if log_to is not None:
+            setup_logger(str(log_to), distributed_rank=comm.get_rank(), name="iif")
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, dataset_name: str, model: nn.Module) -> IIFEvaluator:
-        """Return the evaluator of a model on one of ``DATASETS.TEST``."""
+    def from_config(
+        cls, cfg: CfgNode, dataset_name: str, model: nn.Module, *, augmented: bool = False
+    ) -> IIFEvaluator:
+        """Return the evaluator of a model on one of ``DATASETS.TEST``.
+
+        Args:
+            cfg: the model's configuration.
+            dataset_name: the data set.
+            model: the model.
+            augmented: whether the model applies the test-time augmentation of TEST.AUG.
+        """
         return cls(
             dataset_name,
-            evaluation_folder(cfg.OUTPUT_DIR, cfg, dataset_name),
+            evaluation_folder(cfg.OUTPUT_DIR, cfg, dataset_name, augmented=augmented),
             iou_types=("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
             statistics=statistics_of_run(cfg),
-            test_settings=test_settings(cfg),
+            test_settings=test_settings(cfg, augmented=augmented),
             config=plain_config(cfg),
             method=record_of(model),
         )
@@ -143,24 +162,51 @@ class IIFEvaluator(DatasetEvaluator):
             method=self._method,
         )
         logger.info("Evaluation of %s:\n%s", self._dataset_name, summary_text(summary))
+        if self._baseline is not None:
+            _log_comparison(find_summary(self._baseline), self._output_dir)
         return OrderedDict(
             (iou_type, {k: math.nan if v is None else v for k, v in metrics.items()})
             for iou_type, metrics in summary["metrics"].items()
         )
 
 
-def evaluation_folder(root: str | Path, cfg: CfgNode, dataset_name: str) -> Path:
+def evaluators_of(
+    cfg: CfgNode, model: nn.Module, *, augmented: bool = False
+) -> list[DatasetEvaluator]:
+    """Return the evaluator of a model on each of ``DATASETS.TEST``."""
+    return [
+        IIFEvaluator.from_config(cfg, name, model, augmented=augmented)
+        for name in cfg.DATASETS.TEST
+    ]
+
+
+def evaluation_folder(
+    root: str | Path, cfg: CfgNode, dataset_name: str, *, augmented: bool = False
+) -> Path:
     """Return the folder, under an output folder, of the evaluation on a data set."""
-    return layout.evaluation_folder(root, dataset_name, several=len(cfg.DATASETS.TEST) > 1)
+    return layout.evaluation_folder(
+        root,
+        dataset_name,
+        several=len(cfg.DATASETS.TEST) > 1,
+        inference=layout.INFERENCE_TTA if augmented else layout.INFERENCE,
+    )
 
 
-def test_settings(cfg: CfgNode) -> dict[str, float]:
+def test_settings(
+    cfg: CfgNode,
+    *,
+    augmented: bool = False,  # noqa: PT028 (no test)
+) -> dict[str, float | None]:
     """Return what runs must have in common at test time to be compared."""
-    return {
+    settings: dict[str, float | None] = {
         "score_threshold": cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST,
         "nms_threshold": cfg.MODEL.ROI_HEADS.NMS_THRESH_TEST,
         "detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
     }
+    if augmented:
+        sizes = len(cfg.TEST.AUG.MIN_SIZES)
+        settings["augmented_images"] = 2 * sizes if cfg.TEST.AUG.FLIP else sizes
+    return settings
 
 
 def baseline_summary(baseline: str, cfg: CfgNode, dataset_name: str) -> Path:
@@ -173,7 +219,11 @@ def compare_with_baseline(baseline: str, cfg: CfgNode) -> None:
     """Log and save baseline, this run and their difference, for each of ``DATASETS.TEST``."""
     for name in cfg.DATASETS.TEST:
         folder = evaluation_folder(cfg.OUTPUT_DIR, cfg, name)
-        comparison = compare([baseline_summary(baseline, cfg, name), folder])
-        logger.info("%s", comparison_text(comparison))
-        for path in save_comparison_tables(comparison, folder):
-            logger.info("Comparison saved to %s", path)
+        _log_comparison(baseline_summary(baseline, cfg, name), folder)
+
+
+def _log_comparison(baseline: Path, folder: Path) -> None:
+    comparison = compare([baseline, folder])
+    logger.info("%s", comparison_text(comparison))
+    for path in save_comparison_tables(comparison, folder):
+        logger.info("Comparison saved to %s", path)

@@ -32,6 +32,7 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         iou_thresholds: of the evaluation.
         iou_types: those that are evaluated; two runs need one in common.
         test_settings: score_threshold, nms_threshold, detections_per_image; None where not known.
+            With test-time augmentation also augmented_images, the versions of each image.
     """
 
     annotations: str
@@ -140,6 +141,8 @@ def refuse_differences(one: tuple[str, Conditions], other: tuple[str, Conditions
         value_a, value_b = a.test_settings[key], b.test_settings[key]
         if value_a is not None and value_b is not None:
             check(key, value_a, value_b, remedy)
+    versions = [c.test_settings.get("augmented_images", 1) for c in (a, b)]
+    check("the number of test-time augmented versions of an image", *versions, remedy)
     if not set(a.iou_types) & set(b.iou_types):
         raise InputError(
             f"{refused}: they have no IoU type in common; evaluate both as boxes, or as masks"

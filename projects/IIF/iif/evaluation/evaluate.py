@@ -156,7 +156,7 @@ def evaluate(
             metrics[iou_type], per_category[iou_type] = compute_metrics(matches[iou_type], gt)
             steps.update()
             if ap_fixed:
-                ap = _fixed_ap(gt, detections, iou_type, overlaps)
+                ap = fixed_average_precision(gt, detections, iou_type, overlaps)
                 per_category[iou_type]["AP-fixed"] = ap
                 values = mean_by_group(ap, gt.groups)
                 metrics[iou_type] |= dict(zip(FIXED_METRICS, values, strict=True))
@@ -174,7 +174,7 @@ def evaluate(
             exhaustive=gt.exhaustive,
         ),
         results=Results(detections.path, detections.sha256, len(detections)),
-        test_settings={key: (test_settings or {}).get(key) for key in TEST_SETTINGS},
+        test_settings=dict.fromkeys(TEST_SETTINGS) | dict(test_settings or {}),
         evaluation=Evaluation(MAX_DETECTIONS, IOU_THRESHOLDS.round(2).tolist()),
         method=None if method is None else dict(method),
         config=None if config is None else dict(config),
@@ -192,7 +192,7 @@ def evaluate(
     return write_summary(folder / layout.SUMMARY, summary)
 
 
-def _fixed_ap(
+def fixed_average_precision(
     gt: Annotations, detections: Detections, iou_type: IouType, overlaps: Overlaps
 ) -> NDArray[np.float64]:
     """Return the (K,) AP-fixed in percent."""
