@@ -24,6 +24,7 @@ FLOORS = (
     ("d2", "tv"),
     ("demo",),
     ("commands",),
+    ("arguments",),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

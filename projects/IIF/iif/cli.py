@@ -14,24 +14,37 @@ from inspect import cleandoc
 from typing import Any, NamedTuple
 
 from iif import commands
+from iif.arguments import (
+    BOOTSTRAP,
+    EXHAUSTIVE,
+    GT,
+    HTML,
+    MODEL,
+    NAMES,
+    ONE_OF,
+    PLAIN_MODEL,
+    RECALL,
+    RESULTS,
+    SEED,
+    TRAIN_JSON,
+    Argument,
+    arg,
+    check_plain_model,
+    check_train,
+    check_tune,
+    count,
+)
 from iif.errors import InputError
 
 Run = Callable[[argparse.Namespace], None]
 
 
-class _Argument(NamedTuple):
-    flags: tuple[str, ...]
-    options: dict[str, Any]  # of ArgumentParser.add_argument
-    group: str | None = None  # heading in the help; _ONE_OF: they exclude each other
-
-
 class _Command(NamedTuple):
     run: Run  # its docstring is the help
-    arguments: tuple[_Argument, ...]
+    arguments: tuple[Argument, ...]
     check: Run  # of arguments that depend on one another
 
 
-_ONE_OF = "one of"
 _COMMANDS: dict[str, _Command] = {}
 # Words of a remedy in an error of the library -> the flag that does it.
 _REMEDIES = {
@@ -89,133 +102,52 @@ def build_parser() -> argparse.ArgumentParser:
             if argument.group not in groups:
                 groups[argument.group] = (
                     subparser.add_mutually_exclusive_group()
-                    if argument.group == _ONE_OF
+                    if argument.group == ONE_OF
                     else subparser.add_argument_group(argument.group)
                 )
             groups[argument.group].add_argument(*argument.flags, **argument.options)
     return parser
 
 
-def _command(name: str, run: Run, *arguments: _Argument, check: Run = lambda args: None) -> None:
+def _command(name: str, run: Run, *arguments: Argument, check: Run = lambda args: None) -> None:
     _COMMANDS[name] = _Command(run, arguments, check)
-
-
-def _arg(*flags: str, group: str | None = None, **options: Any) -> _Argument:
-    return _Argument(flags, options, group)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 on")
-    return int(text)
-
-
-# Arguments that several commands share.
-_GT = _arg(
-    "--gt", required=True, metavar="FILE", help="test annotations in LVIS's or COCO's format"
-)
-_RESULTS = _arg(
-    "--results", required=True, metavar="FILE", help="detections in LVIS's submission format"
-)
-_EXHAUSTIVE = _arg(
-    "--exhaustive",
-    action="store_const",
-    const=True,  # without the flag None: the file's content decides
-    help="every category is annotated in every image, as in COCO (default: told from the file)",
-)
-_TRAIN_JSON = _arg(
-    "--train-json",
-    metavar="FILE",
-    help="training annotations, to count rare, common and frequent categories from where the test "
-    "annotations do not name them (COCO's format)",
-)
-_NAMES = _arg("--names", nargs="+", metavar="NAME", help="of all runs, the baseline first")
-_RECALL = _arg(
-    "--recall", type=float, default=0.5, help="recall to match, per category (default %(default)s)"
-)
-_BOOTSTRAP = _arg(
-    "--bootstrap", type=_count, default=1000, metavar="N", help="replicates (default %(default)s)"
-)
-_SEED = _arg("--seed", type=_count, default=0, help="of the bootstrap (default %(default)s)")
-_HTML = _arg("--html", metavar="FILE", help="write one self-contained page")
-_MODEL = (
-    _arg("--config-file", required=True, metavar="FILE", help="of the model"),
-    _arg("--weights", required=True, metavar="FILE", help="its checkpoint"),
-    _arg(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="overrides of the configuration, after all options, as for train_net.py",
-    ),
-)
-
-_PLAIN_MODEL = (
-    _arg("--config-file", metavar="FILE", help="Detectron2: of the plain model"),
-    _arg("--weights", metavar="FILE", help="Detectron2: its checkpoint"),
-    _arg("--run", metavar="DIR", help="torchvision: the plain run's output folder, or checkpoint"),
-    _arg("--json", metavar="FILE", help="torchvision: its training annotations"),
-    _arg("--images", metavar="DIR", help="torchvision: the folder of its training images"),
-    _arg("--device", help="torchvision: cpu, cuda or cuda:N (default: a GPU where there is one)"),
-    _MODEL[-1],
-)
-
-
-def _check_plain_model(args: argparse.Namespace) -> None:
-    if args.run is None and (args.config_file is None or args.weights is None):
-        raise InputError(
-            "a plain model is missing: give --config-file and --weights (Detectron2) or --run "
-            "(torchvision)"
-        )
-    if args.run is not None and (args.config_file or args.weights):
-        raise InputError(
-            "--run is a torchvision model, --config-file and --weights a Detectron2 one"
-        )
-    if args.run is not None and (args.json is None or args.images is None):
-        raise InputError("--run needs --json and --images: its training data")
-
-
-def _check_train(args: argparse.Namespace) -> None:
-    if args.eval_only and (args.val_json is None or args.settings):
-        raise InputError("--eval-only needs --val-json, and takes the trained run's settings")
-    if not args.eval_only and args.json is None:
-        raise InputError("--json is missing: the annotations to train on")
 
 
 _command(
     "weights",
     commands.weights,
-    _arg("--json", required=True, metavar="FILE", help="training annotations"),
+    arg("--json", required=True, metavar="FILE", help="training annotations"),
     # The values are checked where they are defined, which imports torch: too slow for --help.
-    _arg(
+    arg(
         "--variant",
         default="raw",
         help="raw, smooth, prob, normit, gombit, base2 or base10 (default %(default)s)",
     ),
-    _arg("--count-by", default="image", help="image or instance (default %(default)s)"),
-    _arg(
+    arg("--count-by", default="image", help="image or instance (default %(default)s)"),
+    arg(
         "--zero-count",
         default="error",
         help="a class never seen: error, or clamp to count it as seen once (default %(default)s)",
     ),
-    _arg(
+    arg(
         "--nonpositive",
         default="error",
         help="a weight that is not positive: error, or clamp to the smallest positive one",
     ),
-    _arg("--csv", required=True, metavar="FILE", help="the table to write"),
-    _arg("--plot", metavar="FILE", help="weight over count as PNG, PDF or SVG"),
+    arg("--csv", required=True, metavar="FILE", help="the table to write"),
+    arg("--plot", metavar="FILE", help="weight over count as PNG, PDF or SVG"),
 )
 _command(
     "methods",
     commands.methods,
-    _arg("--json", action="store_true", help="print JSON"),
+    arg("--json", action="store_true", help="print JSON"),
 )
 _command(
     "glyphs",
     commands.glyphs,
-    _arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
+    arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
     *(
-        _arg(f"--{name}", type=_count, default=default, help=f"{text} (default %(default)s)")
+        arg(f"--{name}", type=count, default=default, help=f"{text} (default %(default)s)")
         for name, default, text in (
             ("categories", 60, "number of characters"),
             ("train", 1000, "training images"),
@@ -224,15 +156,15 @@ _command(
             ("seed", 0, "of everything random"),
         )
     ),
-    _arg("--workers", type=_count, help="processes (default: one per core)"),
-    _arg("--overwrite", action="store_true", help="replace a data set made with other arguments"),
+    arg("--workers", type=count, help="processes (default: one per core)"),
+    arg("--overwrite", action="store_true", help="replace a data set made with other arguments"),
 )
 _command(
     "openmoji",
     commands.openmoji,
-    _arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
+    arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
     *(
-        _arg(f"--{name}", type=_count, default=default, help=f"{text} (default %(default)s)")
+        arg(f"--{name}", type=count, default=default, help=f"{text} (default %(default)s)")
         for name, default, text in (
             ("categories", 40, "number of categories"),
             ("train", 1000, "training images"),
@@ -241,66 +173,66 @@ _command(
             ("seed", 0, "of everything random"),
         )
     ),
-    _arg("--workers", type=_count, help="processes (default: one per core)"),
-    _arg("--overwrite", action="store_true", help="replace a data set made with other arguments"),
+    arg("--workers", type=count, help="processes (default: one per core)"),
+    arg("--overwrite", action="store_true", help="replace a data set made with other arguments"),
 )
 _command(
     "evaluate",
     commands.evaluate,
-    _GT,
-    _RESULTS,
-    _arg(
+    GT,
+    RESULTS,
+    arg(
         "--iou-type",
         nargs="+",
         choices=("bbox", "segm"),
         help="evaluate boxes, masks or both (default: those that the results have)",
     ),
-    _arg("--output", required=True, metavar="DIR", help="the folder to write to"),
-    _arg("--outcomes", action="store_true", help="write each detection's outcome as CSV"),
-    _EXHAUSTIVE,
-    _TRAIN_JSON,
+    arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    arg("--outcomes", action="store_true", help="write each detection's outcome as CSV"),
+    EXHAUSTIVE,
+    TRAIN_JSON,
 )
 _command(
     "compare",
     commands.compare,
-    _arg("baseline", help="eval_summary.json, or an output folder that has one"),
-    _arg("runs", nargs="+", metavar="run", help="the same of one or more runs"),
-    _NAMES,
-    _arg("--output", metavar="DIR", help="write tables and plots there"),
-    _HTML,
-    _BOOTSTRAP,
-    _SEED,
+    arg("baseline", help="eval_summary.json, or an output folder that has one"),
+    arg("runs", nargs="+", metavar="run", help="the same of one or more runs"),
+    NAMES,
+    arg("--output", metavar="DIR", help="write tables and plots there"),
+    HTML,
+    BOOTSTRAP,
+    SEED,
 )
 _command(
     "false-positives",
     commands.false_positives,
-    _GT,
-    _RESULTS,
-    _arg("--baseline", metavar="FILE", help="detections of the baseline"),
-    _NAMES,
-    _arg("--output", required=True, metavar="DIR", help="folder of the tables and pictures"),
-    _arg("--images", metavar="DIR", help="image folder; without it no pictures"),
-    _HTML,
-    _RECALL,
-    _arg("--iou-type", choices=("bbox", "segm"), help="default: segm where all files have masks"),
-    _EXHAUSTIVE,
-    _TRAIN_JSON,
-    _arg(
+    GT,
+    RESULTS,
+    arg("--baseline", metavar="FILE", help="detections of the baseline"),
+    NAMES,
+    arg("--output", required=True, metavar="DIR", help="folder of the tables and pictures"),
+    arg("--images", metavar="DIR", help="image folder; without it no pictures"),
+    HTML,
+    RECALL,
+    arg("--iou-type", choices=("bbox", "segm"), help="default: segm where all files have masks"),
+    EXHAUSTIVE,
+    TRAIN_JSON,
+    arg(
         "--num-images",
-        type=_count,
+        type=count,
         default=8,
         metavar="N",
         help="with most false positives removed, and as many with most added (default %(default)s)",
         group="pictures",
     ),
-    _arg(
+    arg(
         "--category",
         action="append",
         default=[],
         help="only this category (name or id); repeat",
         group="pictures",
     ),
-    _arg(
+    arg(
         "--group",
         action="append",
         default=[],
@@ -308,14 +240,14 @@ _command(
         help="only rare, common or frequent categories; repeat",
         group="pictures",
     ),
-    _arg(
+    arg(
         "--type",
         action="append",
         choices=("Loc", "Cls", "Dupe", "Bkg", "Both"),
         help="choose images by this error type; repeat",
         group="pictures",
     ),
-    _arg(
+    arg(
         "--image-id",
         action="append",
         type=int,
@@ -326,106 +258,118 @@ _command(
 _command(
     "report",
     commands.report,
-    _GT,
-    _arg("--run", required=True, nargs="+", dest="runs", metavar="RUN", help="one or more runs"),
-    _arg("--baseline", metavar="RUN", help="the run to compare them with"),
-    _arg("--output", required=True, metavar="FILE", help="the page, report.html"),
-    _NAMES,
-    _arg("--images", metavar="DIR", help="image folder; without it no crops"),
-    _arg("--crops", type=_count, default=200, metavar="N", help="at most N (default %(default)s)"),
-    _RECALL,
-    _BOOTSTRAP,
-    _SEED,
-    _TRAIN_JSON,
+    GT,
+    arg("--run", required=True, nargs="+", dest="runs", metavar="RUN", help="one or more runs"),
+    arg("--baseline", metavar="RUN", help="the run to compare them with"),
+    arg("--output", required=True, metavar="FILE", help="the page, report.html"),
+    NAMES,
+    arg("--images", metavar="DIR", help="image folder; without it no crops"),
+    arg("--crops", type=count, default=200, metavar="N", help="at most N (default %(default)s)"),
+    RECALL,
+    BOOTSTRAP,
+    SEED,
+    TRAIN_JSON,
 )
 _command(
     "train",
     commands.train,
-    _arg("--json", help="training annotations, LVIS- or COCO-format"),
-    _arg("--val-json", help="annotations to evaluate on"),
-    _arg("--images", required=True, metavar="DIR", help="folder of the images"),
-    _arg("--val-images", metavar="DIR", help="of --val-json; default: --images"),
-    _arg("--output", required=True, metavar="DIR", help="the folder to write to"),
-    _EXHAUSTIVE,
-    _arg(
+    arg("--json", help="training annotations, LVIS- or COCO-format"),
+    arg("--val-json", help="annotations to evaluate on"),
+    arg("--images", required=True, metavar="DIR", help="folder of the images"),
+    arg("--val-images", metavar="DIR", help="of --val-json; default: --images"),
+    arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    EXHAUSTIVE,
+    arg(
         "--preset",
         choices=("lvis", "glyphs", "openmoji"),
         default="lvis",
         help="settings to start from: the published ones on LVIS (default) or the demo's",
     ),
-    _arg("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)"),
-    _arg("--resume", action="store_true", help="go on from the last checkpoint", group=_ONE_OF),
-    _arg(
+    arg("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)"),
+    arg("--resume", action="store_true", help="go on from the last checkpoint", group=ONE_OF),
+    arg(
         "--eval-only",
         action="store_true",
         help="evaluate the last checkpoint in --output",
-        group=_ONE_OF,
+        group=ONE_OF,
     ),
-    _arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/torchvision.md"),
-    check=_check_train,
+    arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/torchvision.md"),
+    check=check_train,
 )
 _command(
     "quickstart",
     commands.quickstart,
-    _arg(
+    arg(
         "--engine",
         choices=("auto", "detectron2", "torchvision"),
         default="auto",
         help="default: Detectron2 where it is installed, torchvision otherwise",
     ),
-    _arg(
+    arg(
         "--out",
         default="output/demo",
         metavar="DIR",
         help="the folder to write to; steps finished in it are not repeated (default %(default)s)",
     ),
-    _arg("--seed", type=_count, default=0, help="of data and training (default %(default)s)"),
+    arg("--seed", type=count, default=0, help="of data and training (default %(default)s)"),
 )
 _command(
     "fold",
     commands.fold,
-    _arg("--output", required=True, metavar="FILE.pth", help="the checkpoint to write"),
-    *_MODEL,
+    arg("--output", required=True, metavar="FILE.pth", help="the checkpoint to write"),
+    *MODEL,
 )
 _command(
     "moments",
     commands.moments,
-    _arg("--output", required=True, metavar="FILE.json", help="the file to write"),
-    _arg(
+    arg("--output", required=True, metavar="FILE.json", help="the file to write"),
+    arg(
         "--iterations",
-        type=_count,
+        type=count,
         default=1000,
         metavar="N",
         help="training batches (default %(default)s)",
     ),
-    _arg(
+    arg(
         "--momentum",
         type=float,
         help="running moments, as batch normalisation keeps them (the authors': 5e-5 or 1e-4; "
         "default: exact ones)",
     ),
-    *_PLAIN_MODEL,
-    check=_check_plain_model,
+    *PLAIN_MODEL,
+    check=check_plain_model,
 )
 _command(
     "tune",
     commands.tune,
-    _arg("--output", required=True, metavar="DIR", help="the folder to write to"),
-    _arg("--dataset", metavar="NAME", help="default: the first of DATASETS.TRAIN"),
-    _arg(
+    arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    arg(
+        "--all",
+        nargs="?",
+        const="",
+        metavar="CHECKPOINT",
+        help="try every post-hoc method; the checkpoint alone is enough where its configuration "
+        "lies beside it",
+    ),
+    arg("--dataset", metavar="NAME", help="default: the first of DATASETS.TRAIN"),
+    arg(
         "--fraction",
         type=float,
         help="the part of the images to use (default: DATASETS.HELD_OUT of the configuration, or "
         "0.1 where nothing was held out)",
     ),
-    _arg(
+    arg(
         "--values",
         type=float,
         nargs="+",
         metavar="V",
-        help="the values to try (default: those that the method proposes)",
+        help="the values to try (default: those that the method proposes; not with --all)",
     ),
-    *_MODEL,
+    RECALL,
+    BOOTSTRAP,
+    EXHAUSTIVE,
+    *PLAIN_MODEL,
+    check=check_tune,
 )
 
 

@@ -323,8 +323,13 @@ def tune(args: Namespace) -> None:
 
     Measures box AP of a model trained without the method at several values of the option (the
     strength of IIF), on a held-out part of its training set; chooses the best; writes the curve
-    and a configuration with the chosen value. Test sets are refused.
+    and a configuration with the chosen value. Test sets are refused. With --all every post-hoc
+    method at every value is measured in one pass of the network, false positives and intervals
+    too; the best is written as a configuration, and as a plain checkpoint where it folds.
     """
+    if args.all is not None:
+        _tune_all(args)
+        return
     _require_detectron2()
     from iif.d2.config import load_config
     from iif.d2.tuning import tune
@@ -346,6 +351,56 @@ def tune(args: Namespace) -> None:
             f"{result['fraction']:g}), where the model is better than on new ones."
         )
     print(f"Curve and configuration: {args.output}")
+
+
+def find_model(args: Namespace) -> None:
+    """Take the model of a checkpoint's path alone, by the configuration that lies beside it."""
+    path = Path(args.all)
+    folder = path if path.is_dir() else path.parent
+    if (folder / layout.CONFIG_JSON).is_file():
+        args.run = args.run or args.all
+        return
+    if not (folder / layout.CONFIG_YAML).is_file():
+        raise InputError(
+            f"{path}: neither {layout.CONFIG_YAML} (Detectron2) nor {layout.CONFIG_JSON} "
+            "(torchvision) lies beside it: name the configuration too"
+        )
+    args.config_file = args.config_file or str(folder / layout.CONFIG_YAML)
+    args.weights = args.weights or str(folder / layout.FINAL_CHECKPOINT if path.is_dir() else path)
+
+
+def _tune_all(args: Namespace) -> None:
+    from iif.report.tuning import trials_text
+
+    settings = {
+        "fraction": args.fraction,
+        "recall": args.recall,
+        "bootstrap": args.bootstrap,
+    }
+    if args.run is None:
+        _require_detectron2()
+        from iif.d2.config import load_config
+        from iif.d2.tune_all import tune_all
+
+        cfg = load_config(args.config_file, args.opts)
+        result = tune_all(cfg, args.weights, args.output, dataset=args.dataset, **settings)
+    else:
+        _require_torchvision()
+        from iif.tv.tuning import tune_all as tune_run
+
+        result = tune_run(
+            args.run,
+            args.json,
+            args.images,
+            args.output,
+            assignments=args.opts,
+            exhaustive=args.exhaustive,
+            device=args.device,
+            **settings,
+        )
+    print(trials_text(result))
+    print(f"Plain checkpoint: {result['folded']}")
+    print(f"Curves, pages and configuration: {args.output}")
 
 
 def _training_statistics(args: Namespace) -> ClassStatistics | None:

@@ -13,26 +13,20 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import (
     DatasetCatalog,
-    DatasetMapper,
     MetadataCatalog,
-    build_detection_test_loader,
 )
-from detectron2.modeling import GeneralizedRCNN
-from detectron2.modeling.postprocessing import detector_postprocess
-from tqdm import tqdm
 
 from iif import layout
 from iif.d2.checkpoint import load_model
 from iif.d2.datasets import check_dataset, refuse_test_set, register_custom_datasets
-from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.method import METHOD_KEY, options_from_config, options_node
+from iif.d2.passes import find_boxes
+from iif.d2.plain import boxes_only
 from iif.d2.statistics import statistics_from_config
-from iif.data.annotations import Annotations, load_annotations
-from iif.data.results import Detections
+from iif.data.annotations import load_annotations
 from iif.data.split import held_out_images
 from iif.errors import InputError
 from iif.evaluation.matching import match
@@ -73,7 +67,7 @@ def tune(
             set too, or the model or an argument cannot be used.
     """
     register_custom_datasets(cfg)
-    name = _training_set(cfg, dataset)
+    name = training_set(cfg, dataset)
     kind, option = _tuned(cfg)
     tried = sorted(set(kind.tuned_values if values is None else values))
     if not tried:
@@ -82,7 +76,7 @@ def tune(
     cfg = _post_hoc_config(cfg, weights, kind)
     statistics = statistics_from_config(cfg)
     methods = [_method_at(cfg, kind, option, value, statistics) for value in tried]
-    model = load_model(_boxes_only(cfg), weights)
+    model = load_model(boxes_only(cfg), weights)
 
     gt = load_annotations(MetadataCatalog.get(name).json_file, statistics=statistics)
     image_held_out = held_out_images(gt.image_ids.tolist(), fraction)
@@ -91,8 +85,8 @@ def tune(
     if not images:
         raise InputError(f"no image of {name} is held out with a fraction of {fraction}")
     curve: list[dict[str, Any]] = []
-    for value, detections in zip(tried, _detect(model, cfg, images, methods, gt), strict=True):
-        matches = match(gt, detections, "bbox", classify_errors=False)
+    for value, found in zip(tried, find_boxes(model, cfg, images, methods, gt), strict=True):
+        matches = match(gt, found.detections(), "bbox", classify_errors=False)
         ap = average_precision(matches, image_held_out.astype(np.int64))
         means = mean_by_group(ap, gt.groups)
         curve.append({"value": value, **dict(zip(METRICS, means, strict=True))})
@@ -164,7 +158,12 @@ def _method_at(
     return build_method(kind.name, statistics, checked)
 
 
-def _training_set(cfg: CfgNode, dataset: str | None) -> str:
+def training_set(cfg: CfgNode, dataset: str | None) -> str:
+    """Return the training set to choose on, the first of DATASETS.TRAIN by default.
+
+    Raises:
+        InputError: it is no training set, is a test set too, or cannot be used.
+    """
     if dataset is None and not len(cfg.DATASETS.TRAIN):
         raise InputError("DATASETS.TRAIN is empty: there is no training set to tune on")
     name = cfg.DATASETS.TRAIN[0] if dataset is None else dataset
@@ -177,56 +176,3 @@ def _training_set(cfg: CfgNode, dataset: str | None) -> str:
     check_dataset(name, "DATASETS.TRAIN", cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     refuse_test_set(cfg, name, "the value must not be chosen on")
     return name
-
-
-def _boxes_only(cfg: CfgNode) -> CfgNode:
-    cfg = cfg.clone()
-    cfg.MODEL.MASK_ON = False
-    cfg.MODEL.KEYPOINT_ON = False
-    return cfg
-
-
-@torch.no_grad()
-def _detect(
-    model: GeneralizedRCNN,
-    cfg: CfgNode,
-    images: list[dict[str, Any]],
-    methods: Sequence[Method],
-    gt: Annotations,
-) -> list[Detections]:
-    """Return the boxes found under each method; backbone and proposals are run once an image."""
-    predictors = [m for m in model.modules() if isinstance(m, IIFFastRCNNOutputLayers)]
-    moved = [method.to(model.device).eval() for method in methods]
-    found: list[list[tuple[int, Any]]] = [[] for _ in moved]
-    loader = build_detection_test_loader(
-        images,
-        mapper=DatasetMapper(cfg, is_train=False),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-    )
-    for batch in tqdm(loader, desc="detecting", unit="image", disable=None):
-        (image,) = batch
-        tensors = model.preprocess_image(batch)
-        features = model.backbone(tensors.tensor)
-        proposals, _ = model.proposal_generator(tensors, features)
-        (row,) = gt.image_row([image["image_id"]]).tolist()
-        for method, kept in zip(moved, found, strict=True):
-            for predictor in predictors:
-                predictor.method = method
-            (instances,), _ = model.roi_heads(tensors, features, proposals)
-            instances = detector_postprocess(instances, image["height"], image["width"])
-            kept.append((row, instances.to("cpu")))
-    return [_as_detections(kept) for kept in found]
-
-
-def _as_detections(kept: list[tuple[int, Any]]) -> Detections:
-    """Join the detections of all images; category rows are the model's contiguous classes."""
-    boxes = torch.cat([instances.pred_boxes.tensor for _, instances in kept]).double().numpy()
-    boxes[:, 2:] -= boxes[:, :2]
-    return Detections(
-        path="",
-        sha256="",
-        image=np.repeat([row for row, _ in kept], [len(i) for _, i in kept]).astype(np.int32),
-        category=torch.cat([i.pred_classes for _, i in kept]).numpy().astype(np.int32),
-        score=torch.cat([i.scores for _, i in kept]).double().numpy(),
-        bbox=boxes,
-    )

@@ -1,13 +1,16 @@
-"""Which images of a training set are held out of training."""
+"""Which images of a training set are held out of training, and the annotations of some images."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from iif.data.annotations import Annotations
 from iif.errors import InputError
 
 
@@ -24,3 +27,51 @@ def held_out_images(image_ids: Iterable[int], fraction: float) -> NDArray[np.boo
         raise InputError(f"the fraction of images held out is {fraction}; it must be in [0, 1)")
     hashes = [zlib.crc32(str(image_id).encode()) for image_id in image_ids]
     return np.array(hashes, dtype=np.int64) < fraction * 2**32
+
+
+def part_of(gt: Annotations, chosen: NDArray[np.bool_]) -> Annotations:
+    """Return the annotations of some of the images, as if the file had no others.
+
+    Args:
+        gt: the annotations.
+        chosen: (I,) which images.
+    """
+    new_row = np.cumsum(chosen) - 1
+    images = np.flatnonzero(chosen)
+    anns = np.flatnonzero(chosen[gt.ann_image])
+
+    def cells(pairs: NDArray[np.int32]) -> NDArray[np.int32]:
+        kept = pairs[chosen[pairs[:, 0]]].copy()
+        kept[:, 0] = new_row[kept[:, 0]]
+        return kept
+
+    return replace(
+        gt,
+        image_ids=gt.image_ids[images],
+        image_sizes=gt.image_sizes[images],
+        file_names=[gt.file_names[row] for row in images],
+        ann_ids=gt.ann_ids[anns],
+        ann_image=new_row[gt.ann_image[anns]].astype(np.int32),
+        ann_category=gt.ann_category[anns],
+        bbox=gt.bbox[anns],
+        area=gt.area[anns],
+        ignore=gt.ignore[anns],
+        crowd=gt.crowd[anns],
+        segmentation=None if gt.segmentation is None else _Rows(gt.segmentation, anns),
+        neg=cells(gt.neg),
+        not_exhaustive=cells(gt.not_exhaustive),
+        _rles={},
+    )
+
+
+class _Rows(Sequence[Any]):
+    """Some rows of a sequence whose items are made on access."""
+
+    def __init__(self, items: Sequence[Any], rows: NDArray[np.int64]) -> None:
+        self._items, self._rows = items, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[int(self._rows[index])]
