@@ -92,7 +92,8 @@ class IIFFastRCNNOutputLayers(FastRCNNOutputLayers):
         if self.use_fed_loss:
             # Each of its classes is sampled once, and only a class with a training image can be.
             sampled = int((self.fed_loss_cls_weights > 0).sum())
-            self.fed_loss_num_classes = min(self.fed_loss_num_classes, sampled)
+            asked: int = self.fed_loss_num_classes  # type: ignore[has-type]
+            self.fed_loss_num_classes = min(asked, sampled)
         self.classifier_init = classifier_init
         self.classifier_bias = classifier_bias
         self.fast_inference = fast_inference
