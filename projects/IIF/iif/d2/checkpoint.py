@@ -178,6 +178,8 @@ class MethodCheckpointer(DetectionCheckpointer):
 def load_model(cfg: CfgNode, weights: str) -> Any:
     """Build the model that ``cfg`` describes, in evaluation mode, with a checkpoint's weights.
 
+    What FASA kept for training is left out.
+
     Raises:
         InputError: there is no such file, it lacks parameters of the model, or it was trained
             under another method.
@@ -188,6 +190,9 @@ def load_model(cfg: CfgNode, weights: str) -> Any:
         register_custom_datasets(cfg, statistics_from_config(cfg))
     model = build_model(cfg).eval()
     MethodCheckpointer(model, evaluate=True).load(weights)
+    for module in model.modules():
+        if isinstance(module, IIFFastRCNNOutputLayers):
+            module.augmentation = None
     return model
 
 
@@ -237,7 +242,6 @@ def fold_predictor(predictor: IIFFastRCNNOutputLayers) -> None:
     classifier.weight.copy_(weight)
     classifier.bias.copy_(bias)
     predictor.method = Method()
-    predictor.augmentation = None
 
 
 def _refuse_config(cfg: CfgNode) -> None:

@@ -120,6 +120,8 @@ def read(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> di
 def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Detector:
     """Load a trained model from a checkpoint or an output folder of :func:`iif.tv.train`.
 
+    What FASA kept for training is left out.
+
     Raises:
         InputError: there is no checkpoint, the file is not one, or its method is not computed as
             it was when the model was trained.
@@ -127,7 +129,8 @@ def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> De
     content = read(path, device)
     config = TrainConfig.from_dict(content["config"])
     statistics = ClassStatistics.from_dict(content["statistics"])
-    model = rebuild(content, config, statistics, os.fspath(path)).to(device)
+    model: Any = rebuild(content, config, statistics, os.fspath(path)).to(device)
+    model.roi_heads.box_predictor.augmentation = None
     return Detector(model.eval(), config, statistics, content["iteration"])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from iif.augmentation import FasaOptions, FeatureAugmentation
 from iif.errors import InputError
 from iif.methods import (
     BASELINE,
@@ -54,7 +55,8 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     # The long-tail method by iif.methods.METHODS (its BASELINE is the plain softmax), and the
     # options of each method under the method's name; its options type says what each means. In a
-    # file of settings these are nodes of their own, in KEY=VALUE form METHOD.OPTION=VALUE.
+    # file of settings these are nodes of their own, in KEY=VALUE form METHOD.OPTION=VALUE. So is
+    # "fasa", virtual features beside any method (iif.augmentation.FasaOptions).
     method: str = DEFAULT
     options: dict[str, Any] = msgspec.field(default_factory=dict)
 
@@ -65,7 +67,7 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     # Mirror half of the training images.
     flip: bool = True
     # The part of the training images, chosen by their ids, that is left out of training for
-    # "iif tune". They still count for the class statistics.
+    # "iif tune" and for fasa.adapt. They still count for the class statistics.
     held_out: float = 0.0
     # Repeat images of categories that are in fewer than this share of the images; 0: no repeats.
     repeat_threshold: float = 0.0
@@ -113,6 +115,11 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             name: _parse_node(kind, self.options.get(name, {})) for name, kind in nodes.items()
         }
         msgspec.structs.force_setattr(self, "options", options)
+        if self.fasa.enabled and self.fasa.adapt and not self.held_out:
+            raise InputError(
+                "fasa.adapt is true, but held_out=0 holds out no training image to adapt to; set "
+                "held_out, 0.01 for instance, or fasa.adapt=false"
+            )
         for keys, allowed, legal_value in _RANGES:
             for key in keys.split():
                 if not legal_value(getattr(self, key)):
@@ -193,13 +200,32 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """
         return build_method(self.method, statistics, self.options.get(self.method))
 
+    @property
+    def fasa(self) -> FasaOptions:
+        """The settings of FASA."""
+        return self.options[FeatureAugmentation.name]
 
-def _nodes() -> dict[str, type[Method]]:
-    """Return the methods that have options, each a node of its own in a file of settings."""
-    return {name: kind for name, kind in METHODS.items() if option_types(kind)}
+    def build_augmentation(
+        self, statistics: ClassStatistics, width: int
+    ) -> FeatureAugmentation | None:
+        """Return FASA for a classifier of ``width`` features, None where it is switched off."""
+        if not self.fasa.enabled:
+            return None
+        if statistics.instance_count is None:
+            raise InputError(
+                f"FASA needs the number of instances of each class, and {statistics.source} "
+                "counts images alone; count the training annotations"
+            )
+        return FeatureAugmentation(statistics.instance_count, width, self.seed, self.fasa)
 
 
-def _parse_node(kind: type[Method], node: Any) -> Options:
+def _nodes() -> dict[str, type[Any]]:
+    """Return the methods that have options, and FASA: nodes of their own in a file of settings."""
+    methods = {name: kind for name, kind in METHODS.items() if option_types(kind)}
+    return {**methods, FeatureAugmentation.name: FeatureAugmentation}
+
+
+def _parse_node(kind: type[Any], node: Any) -> Options:
     if isinstance(node, kind.options_type):
         return node
     if not isinstance(node, Mapping):

@@ -14,6 +14,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 
+from iif.augmentation import FeatureAugmentation
 from iif.errors import InputError
 from iif.methods import Method
 from iif.statistics import ClassStatistics
@@ -116,13 +117,22 @@ def build_model(
         model: nn.Module = maskrcnn_resnet18_fpn_small(num_classes, **options)
     else:
         model = _build_by_name(config, num_classes, pretrained, options)
-    return add_method(model, config.build_method(statistics))
+    heads: Any = model.roi_heads
+    width = heads.box_predictor.cls_score.in_features
+    augmentation = config.build_augmentation(statistics, width)
+    return add_method(model, config.build_method(statistics), augmentation)
 
 
 def method_of(model: nn.Module) -> Method:
     """Return the method that `iif.tv.add_method` gave a model."""
     heads: Any = model.roi_heads
     return heads.box_predictor.method
+
+
+def augmentation_of(model: nn.Module) -> FeatureAugmentation | None:
+    """Return the augmentation that `iif.tv.add_method` gave a model; None without."""
+    heads: Any = model.roi_heads
+    return heads.box_predictor.augmentation
 
 
 def has_masks(model: nn.Module) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from torchvision.models.detection.roi_heads import RoIHeads
 
+from iif.augmentation import FeatureAugmentation, still_logits
 from iif.errors import InputError
 from iif.methods import Method
 from iif.tv.roi_heads import LongTailRoIHeads
@@ -27,17 +28,26 @@ class LongTailPredictor(nn.Module):
     Attributes:
         labels: (R,) of the regions to come, background 0, which `LongTailRoIHeads` sets in
             training; None otherwise.
+        virtual_loss: what the augmentation adds to the classification loss of an iteration, until
+            `LongTailRoIHeads` takes it; None otherwise.
     """
 
     labels: Tensor | None
+    virtual_loss: Tensor | None
 
-    def __init__(self, predictor: FastRCNNPredictor, method: Method) -> None:
+    def __init__(
+        self,
+        predictor: FastRCNNPredictor,
+        method: Method,
+        augmentation: FeatureAugmentation | None = None,
+    ) -> None:
         """Take over the layers of ``predictor``.
 
         Args:
             predictor: returns logits (R, K + 1), background first.
             method: for K classes and a background. With ``extra_outputs`` the classifier is drawn
                 anew with K + 1 + extra_outputs outputs, its background last.
+            augmentation: adds virtual features to the classification loss; None adds none.
         """
         super().__init__()
         classifier: nn.Linear = predictor.cls_score
@@ -49,7 +59,11 @@ class LongTailPredictor(nn.Module):
         self.cls_score = classifier
         self.bbox_pred = predictor.bbox_pred
         self.method = method.to(classifier.weight.device)
+        self.augmentation = augmentation
+        if augmentation is not None:
+            augmentation.to(classifier.weight.device)
         self.labels = None
+        self.virtual_loss = None
         self.train(predictor.training)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,14 +81,34 @@ class LongTailPredictor(nn.Module):
             self.labels = None
             labels = torch.where(labels > 0, labels - 1, self.num_classes)
             logits = self.method.training_logits(outputs, labels)
+            if self.augmentation is not None:
+                self._augment(x, labels)
         elif self.training:
             raise RuntimeError("LongTailPredictor: LongTailRoIHeads gave no labels to train on")
         else:
             logits = self.method.test_logits(outputs)
         return logits.roll(1, dims=1), self.bbox_pred(x)
 
+    @torch.jit.unused
+    def _augment(self, features: Tensor, labels: Tensor) -> None:
+        assert self.augmentation is not None
+        self.virtual_loss = self.augmentation.loss(features, labels, self.virtual_logits)
 
-def add_method(model: Model, method: Method) -> Model:
+    @torch.jit.unused
+    def virtual_logits(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Return training logits (V, K + 1), background last, of features that are no region's.
+
+        The method's own statistics stay as they are.
+        """
+        outputs = self.cls_score(features)
+        if self.extra_outputs == 0:
+            outputs = outputs.roll(-1, dims=1)
+        return still_logits(self.method, outputs, labels)
+
+
+def add_method(
+    model: Model, method: Method, augmentation: FeatureAugmentation | None = None
+) -> Model:
     """Give a torchvision Faster R-CNN or Mask R-CNN a long-tail method, in place.
 
     Training loss and inference both come from the method's logits. Box regression and masks are
@@ -86,6 +120,8 @@ def add_method(model: Model, method: Method) -> Model:
             predictor for your own classes first.
         method: built by `iif.build_method` from the training set's statistics; class r is label
             r + 1. One with ``extra_outputs`` draws the classifier anew.
+        augmentation: FASA beside the method, for the box classifier's number of features. Set its
+            ``epoch_length`` before training, and call ``follow`` after an epoch where it adapts.
 
     Returns:
         the same model.
@@ -119,7 +155,7 @@ def add_method(model: Model, method: Method) -> Model:
         )
     _check_method(method, predictor.cls_score.out_features)
     heads = LongTailRoIHeads.taking_over(heads)
-    heads.box_predictor = LongTailPredictor(predictor, method)
+    heads.box_predictor = LongTailPredictor(predictor, method, augmentation)
     model.roi_heads = heads
     return model
 

@@ -31,6 +31,7 @@ class LongTailRoIHeads(RoIHeads):
     test the detections are torchvision's, bit for bit.
     """
 
+    _torchvision_forward = _named(RoIHeads.forward, "_torchvision_forward")
     _torchvision_samples = _named(RoIHeads.select_training_samples, "_torchvision_samples")
     _torchvision_detections = _named(RoIHeads.postprocess_detections, "_torchvision_detections")
 
@@ -40,6 +41,21 @@ class LongTailRoIHeads(RoIHeads):
         new = cls.__new__(cls)
         new.__dict__.update(heads.__dict__)
         return new
+
+    def forward(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+        targets: list[dict[str, Tensor]] | None = None,
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Return detections and losses as torchvision, the loss of virtual features included."""
+        result, losses = self._torchvision_forward(features, proposals, image_shapes, targets)
+        virtual_loss = self.box_predictor.virtual_loss
+        if virtual_loss is not None:
+            self.box_predictor.virtual_loss = None
+            losses["loss_classifier"] = losses["loss_classifier"] + virtual_loss
+        return result, losses
 
     def select_training_samples(
         self,

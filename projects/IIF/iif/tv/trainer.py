@@ -18,6 +18,7 @@ from iif.errors import InputError
 from iif.files import versions, write_json
 from iif.statistics import ClassStatistics
 from iif.tv import checkpoint
+from iif.tv.augmentation import Adaptation, iterations_per_epoch
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages, DetectionTargets, Target, training_batches
 from iif.tv.distributed import (
@@ -29,7 +30,7 @@ from iif.tv.distributed import (
     world_size,
 )
 from iif.tv.inference import check_classes, evaluate_model
-from iif.tv.model import build_model
+from iif.tv.model import augmentation_of, build_model
 
 _LOG_PERIOD = 20
 
@@ -98,6 +99,7 @@ def train(
         annotations = load_annotations(
             train_json, exhaustive=exhaustive, masks=masks, statistics=statistics
         )
+        adapting = config.fasa.enabled and config.fasa.adapt
         validation = None
         if val_json is not None:
             val_annotations = load_annotations(
@@ -105,6 +107,11 @@ def train(
             )
             check_classes(val_annotations, statistics, os.fspath(train_json))
             validation = DetectionImages(val_annotations, val_image_root or image_root)
+            if adapting and val_annotations.sha256 == annotations.sha256:
+                raise InputError(
+                    f"{val_annotations.path}: has the annotations of the training set; FASA must "
+                    "not adapt to the data that the result is measured on"
+                )
         data = DetectionTargets(
             annotations,
             image_root,
@@ -112,6 +119,9 @@ def train(
             cache=config.cache_images,
             held_out=config.held_out,
         )
+        adaptation = None
+        if adapting:
+            adaptation = Adaptation(annotations, image_root, config.held_out, statistics.groups)
         previous = checkpoint.read(folder, where) if started else None
 
         torch.manual_seed(config.seed)
@@ -125,7 +135,7 @@ def train(
                 {"config": config.to_dict(), "train": annotations.path, "versions": versions()},
             )
             statistics.save(folder / layout.STATISTICS)
-        _run(model, data, config, statistics, folder, where, previous)
+        _run(model, data, config, statistics, folder, where, previous, adaptation)
         if validation is None:
             return None
         detector = checkpoint.Detector(model.eval(), config, statistics, config.iterations)
@@ -159,6 +169,7 @@ def _run(
     folder: Path,
     device: torch.device,
     previous: dict[str, Any] | None,
+    adaptation: Adaptation | None,
 ) -> None:
     """Train ``model`` in place from where ``previous`` stopped to ``config.iterations``."""
     optimizer = _optimizer(model, config)
@@ -166,6 +177,9 @@ def _run(
     if previous is not None:
         optimizer.load_state_dict(previous["optimizer"])
         start = previous["iteration"]
+    augmentation = augmentation_of(model)
+    if augmentation is not None and not augmentation.epoch_length:
+        augmentation.epoch_length = iterations_per_epoch(data, config)
     model.train()
     parallel = model
     if world_size() > 1:
@@ -190,6 +204,8 @@ def _run(
         rate = learning_rate(config, iteration)
         losses = _step(parallel, optimizer, config, rate, images, targets, device)
         done = iteration + 1
+        if adaptation and augmentation and done % augmentation.epoch_length == 0:
+            adaptation.follow(model, device)
         if done % _LOG_PERIOD == 0 or done == config.iterations:
             values = {name: float(loss) for name, loss in losses.items()}
             _log(writer, bar, values, rate, done)
