@@ -177,8 +177,9 @@ def similarity(pictures: Sequence[Image.Image]) -> NDArray[np.float32]:
     looks = {angle: np.stack([_look(p, angle) for p in pictures]) for angle in ANGLES}
     upright = _vectors(looks[0])
     best = np.zeros((len(pictures), len(pictures)), dtype=np.float32)
-    for look in looks.values():
-        for pose in (look, look[:, :, ::-1]):
+    for angle, look in looks.items():
+        # Not mirrored, one turned to the right is the other turned to the left.
+        for pose in (look, look[:, :, ::-1]) if angle >= 0 else (look[:, :, ::-1],):
             for hue in HUES:
                 best = np.maximum(best, _vectors(_turn_hue(pose, hue)) @ upright.T)
     np.fill_diagonal(best, 0)

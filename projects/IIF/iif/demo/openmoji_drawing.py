@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,10 @@ _PLACES = 6
 _SHRINKS = 16
 _SHRINK = 0.92
 _MIN_SIZE = 0.14
+
+# Size of the font from which on its outlines are exact, and pixels around a drawing.
+_LARGE = 96
+_BORDER = 2
 
 _Window = tuple[slice, slice]
 
@@ -120,13 +125,8 @@ def draw_image(
 
 def pose_drawing(code: int, pose: Pose) -> Image.Image:
     """Return a drawing in a pose, of mode "RGBa", its middle in the middle of the picture."""
-    upright = render(code, max(8, math.ceil(pose.size / ink_ratio(code))))
-    width, height = upright.size
-    # A clear border, towards which the outline fades.
-    bordered = Image.new("RGBa", (width + 4, height + 4))
-    bordered.paste(upright, (2, 2))
-
-    scale = pose.size / max(width, height)
+    bordered = _upright(code, _font_size(pose.size / ink_ratio(code)))
+    scale = pose.size / (max(bordered.size) - 2 * _BORDER)
     across, down = scale * math.sqrt(pose.stretch), scale / math.sqrt(pose.stretch)
     cos, sin = math.cos(math.radians(pose.angle)), math.sin(math.radians(pose.angle))
     # From the drawing to the image: scaled, then turned; y points down.
@@ -141,6 +141,27 @@ def pose_drawing(code: int, pose: Pose) -> Image.Image:
     return bordered.transform(
         (int(new[0]), int(new[1])), Image.Transform.AFFINE, affine, Image.Resampling.BILINEAR
     )
+
+
+def _font_size(size: float) -> int:
+    """Return the size of the font to draw at, for drawings that are then scaled to ``size``.
+
+    Small ones are drawn larger, because a font's outlines are moved to whole pixels; in few sizes,
+    so that they are drawn once.
+    """
+    if size >= _LARGE:
+        return math.ceil(size)
+    return round(_LARGE * 2 ** (math.ceil(2 * math.log2(1.6 * size / _LARGE)) / 2))
+
+
+@lru_cache(maxsize=256)
+def _upright(code: int, font_size: int) -> Image.Image:
+    """Return a drawing with a clear border, towards which its outline fades."""
+    drawing = render(code, font_size)
+    width, height = drawing.size
+    bordered = Image.new("RGBa", (width + 2 * _BORDER, height + 2 * _BORDER))
+    bordered.paste(drawing, (_BORDER, _BORDER))
+    return bordered
 
 
 def _place(
