@@ -141,7 +141,7 @@ def refuse_differences(one: tuple[str, Conditions], other: tuple[str, Conditions
         value_a, value_b = a.test_settings[key], b.test_settings[key]
         if value_a is not None and value_b is not None:
             check(key, value_a, value_b, remedy)
-    versions = [c.test_settings.get("augmented_images", 1) for c in (a, b)]
+    versions = [int(c.test_settings.get("augmented_images") or 1) for c in (a, b)]
     check("the number of test-time augmented versions of an image", *versions, remedy)
     if not set(a.iou_types) & set(b.iou_types):
         raise InputError(
