@@ -22,7 +22,6 @@ from detectron2.engine import (
 )
 from detectron2.evaluation import verify_results
 from torch import nn
-from torch.multiprocessing.spawn import ProcessExitedException
 
 from iif.d2 import register_custom_datasets
 from iif.d2.augmented_test import test_all, tta_hooks
@@ -33,9 +32,8 @@ from iif.d2.decoupled import freeze_all_but_classifier
 from iif.d2.evaluator import compare_with_baseline, evaluators_of
 from iif.d2.hooks import augmentation_hooks
 from iif.d2.loader import train_loader
-from iif.d2.process import rank_errors, set_up_process
+from iif.d2.process import exit_status, rank_errors, run_lock, set_up_process
 from iif.d2.statistics import save_statistics, statistics_of_run
-from iif.errors import InputError
 
 
 class Trainer(DefaultTrainer):
@@ -70,6 +68,12 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> Any:
         """Return the loader of DATASETS.TRAIN without the images of DATASETS.HELD_OUT."""
         return train_loader(cfg)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Start as DefaultTrainer does; a run killed in its last save makes that save again."""
+        super().resume_or_load(resume)
+        if self.start_iter >= self.max_iter:
+            self.checkpointer.save("model_final", iteration=self.max_iter - 1)
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
@@ -111,18 +115,14 @@ def run(argv: list[str] | None = None) -> int:
     parser = default_argument_parser()
     parser.add_argument("--baseline", metavar="RUN", help="a run's output folder, to compare with")
     args = parser.parse_args(argv)
-    try:
+
+    def launch_all() -> None:
         cfg = setup(args)
         machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
-        launch(main, args.num_gpus, dist_url=args.dist_url, args=(args, cfg), **machines)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ProcessExitedException as error:
-        if error.exit_code != 2:
-            raise
-        return 2
-    return 0
+        with run_lock(args, cfg):
+            launch(main, args.num_gpus, dist_url=args.dist_url, args=(args, cfg), **machines)
+
+    return exit_status(launch_all)
 
 
 if __name__ == "__main__":

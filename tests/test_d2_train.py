@@ -27,6 +27,7 @@ from d2_runs import ITERATIONS, entries, metric_lines, read, saved_config
 from iif import ClassStatistics
 from iif.d2 import IIFEvaluator, add_iif_config, register_custom_datasets, statistics_from_config
 from iif.d2.train import run
+from iif.locking import folder_lock
 from iif.methods.iif import iif_weights
 
 ROOT = Path(__file__).parents[1]
@@ -92,6 +93,32 @@ def test_resuming_goes_on_where_the_run_ended(config_file, baseline, tmp_path):
     last = torch.load(folder / "model_final.pth", weights_only=False)
     assert last["iteration"] == ITERATIONS + 3
     assert read(folder / "inference" / "eval_summary.json")["dataset"]["name"] == "glyphs_val"
+
+
+def test_a_run_killed_in_its_last_save_makes_that_save_again(config_file, baseline, tmp_path):
+    """As left by a kill between the periodic checkpoint of the last iteration and the final one."""
+    folder = tmp_path / "killed"
+    shutil.copytree(baseline, folder)
+    whole = (folder / "model_final.pth").read_bytes()
+    (folder / "model_final.pth").rename(folder / "model_0000019.pth")
+    (folder / "last_checkpoint").write_text("model_0000019.pth")
+    (folder / "model_final.pth").write_bytes(whole[:1000])
+    overrides = ["MODEL.LONG_TAIL.METHOD", "none", "OUTPUT_DIR", str(folder)]
+    assert run(["--resume", "--config-file", str(config_file), *overrides]) == 0
+    assert (folder / "last_checkpoint").read_text() == "model_final.pth"
+    again = torch.load(folder / "model_final.pth", weights_only=True)
+    expected = torch.load(folder / "model_0000019.pth", weights_only=True)
+    assert again["iteration"] == expected["iteration"] == ITERATIONS - 1
+    for name, value in expected["model"].items():
+        assert torch.equal(torch.as_tensor(again["model"][name]), torch.as_tensor(value)), name
+
+
+def test_two_runs_in_one_folder_are_refused(config_file, tmp_path, capfd):
+    arguments = ["--config-file", str(config_file), "OUTPUT_DIR", str(tmp_path)]
+    with folder_lock(tmp_path):
+        assert run([*arguments, "SOLVER.MAX_ITER", "1"]) == 2
+    assert f"error: {tmp_path}: process {os.getpid()} on" in capfd.readouterr().err
+    assert not (tmp_path / "model_final.pth").exists()
 
 
 def test_the_output_folder_needs_no_training_data(iif_run, glyphs_dir, tmp_path, monkeypatch):

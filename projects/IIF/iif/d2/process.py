@@ -7,17 +7,21 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from iif import layout
 from iif.d2.method import method_from_config
 from iif.d2.statistics import statistics_of_run
 from iif.errors import InputError
+from iif.locking import folder_lock
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,32 @@ def rank_errors() -> Iterator[None]:
             raise
         print(f"rank {comm.get_rank()}: error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
+
+
+def exit_status(run: Callable[[], None]) -> int:
+    """Return the exit status of a run: 0, or 2 for a fault in the input, told in one line."""
+    try:
+        run()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ProcessExitedException as error:
+        if error.exit_code != 2:
+            raise
+        return 2  # the process has told it
+    return 0
+
+
+def run_lock(args: argparse.Namespace, cfg: CfgNode) -> AbstractContextManager[None]:
+    """Return the lock of the folder that a run writes into; of several machines the first has it.
+
+    Raises:
+        InputError: when it is entered while another run writes there.
+    """
+    if args.machine_rank:
+        return contextlib.nullcontext()
+    folder = Path(cfg.OUTPUT_DIR)
+    return folder_lock(folder / layout.INFERENCE if args.eval_only else folder)
 
 
 def set_up_process(args: argparse.Namespace, cfg: CfgNode) -> None:
