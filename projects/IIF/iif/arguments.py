@@ -109,7 +109,9 @@ def check_tune(args: argparse.Namespace) -> None:
 
 def check_train(args: argparse.Namespace) -> None:
     """Refuse missing training or test annotations."""
-    if args.eval_only and (args.val_json is None or args.settings):
-        raise InputError("--eval-only needs --val-json, and takes the trained run's settings")
+    if args.eval_only and args.val_json is None:
+        raise InputError("--eval-only needs --val-json")
+    if args.run is not None and not args.eval_only:
+        raise InputError("--run is the model that --eval-only evaluates")
     if not args.eval_only and args.json is None:
         raise InputError("--json is missing: the annotations to train on")

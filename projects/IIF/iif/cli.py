@@ -290,9 +290,16 @@ _command(
     arg(
         "--eval-only",
         action="store_true",
-        help="evaluate the last checkpoint in --output",
+        help="evaluate a checkpoint, the last one in --output; settings of the method and of the "
+        "test may be given: method=NAME METHOD.OPTION=VALUE evaluates a plain model post-hoc",
         group=ONE_OF,
     ),
+    arg(
+        "--run",
+        metavar="DIR",
+        help="of --eval-only: the run or checkpoint (default: that of --config, or --output)",
+    ),
+    arg("--config", metavar="FILE", help="settings to start from: a config.json"),
     arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/torchvision.md"),
     check=check_train,
 )

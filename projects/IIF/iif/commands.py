@@ -238,15 +238,20 @@ def train(args: Namespace) -> None:
     """
     _require_torchvision()
     from iif.report.text import summary_text
-    from iif.tv import TrainConfig, evaluate, train
-    from iif.tv.config import GLYPHS, OPENMOJI
+    from iif.tv import TrainConfig, checkpoint, evaluate, train
+    from iif.tv.config import GLYPHS, OPENMOJI, read_config
 
+    config, named = (None, None) if args.config is None else read_config(args.config)
     if args.eval_only:
+        model = args.run or named or args.output
+        if args.settings:
+            config = (config or checkpoint.settings(model)).override(args.settings)
         summary = evaluate(
-            args.output,
+            model,
             args.val_json,
             args.val_images or args.images,
             args.output,
+            config=config,
             exhaustive=args.exhaustive,
             device=args.device,
         )
@@ -256,7 +261,7 @@ def train(args: Namespace) -> None:
             args.json,
             args.images,
             args.output,
-            preset.override(args.settings),
+            (config or preset).override(args.settings),
             val_json=args.val_json,
             val_image_root=args.val_images,
             exhaustive=args.exhaustive,

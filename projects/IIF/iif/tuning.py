@@ -32,6 +32,7 @@ FORMAT = "iif-tuning-all/1"
 PLAIN, BEST = "plain", "best"  # the folders of the two runs that are evaluated in full
 
 MASK_METRICS = ("AP", "APr", "APc", "APf", "AP-fixed")
+NOT_FOLDED = "the plain model is the best, and is a plain checkpoint already"
 NO_BOXES = "there is no ground truth in the images: hold out more of them"
 
 

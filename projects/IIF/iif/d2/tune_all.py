@@ -29,6 +29,7 @@ from iif.methods import METHODS, option_types
 from iif.statistics import ClassStatistics
 from iif.tuning import (
     BEST,
+    NOT_FOLDED,
     PLAIN,
     Candidate,
     Source,
@@ -124,9 +125,6 @@ def tune_all(
     best_cfg = _save_config(folder, cfg, tried[best], statistics)
     result["folded"] = _fold(folder, best_cfg, weights) if best else NOT_FOLDED
     return save_tuning(folder, result, gt, source, bootstrap=bootstrap)
-
-
-NOT_FOLDED = "the plain model is the best, and is a plain checkpoint already"
 
 
 def _options(cfg: CfgNode) -> dict[str, dict[str, Any]]:

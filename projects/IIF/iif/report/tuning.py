@@ -81,11 +81,20 @@ def trials_text(result: Mapping[str, Any]) -> str:
         "",
         _legend(result),
         *(f"Skipped: {s['method']}: {s['reason']}" for s in result["skipped"]),
-        f"Best by box AP: {trial_name(result, result['best'])}.",
+        verdict(result),
     ]
     if result["masks"] and result["best"]:
         lines += ["", "Masks of the plain model and the best:", text_table(*_mask_table(result))]
     return "\n".join(lines)
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """Return in words which trial is the best, and whether its gain may be chance."""
+    words = f"Best by box AP: {trial_name(result, result['best'])}."
+    bounds = result["trials"][result["best"]]["intervals"].get("AP")
+    if bounds is not None and bounds["low"] <= 0 <= bounds["high"]:
+        words += " The interval of its gain contains 0: it may be chance."
+    return words
 
 
 def plot_trials(result: Mapping[str, Any]) -> Figure:
@@ -140,7 +149,7 @@ def tuning_page(result: Mapping[str, Any], curves: bytes) -> str:
     style = environment.loader.get_source(environment, "report.css")[0]  # type: ignore[union-attr]
     return environment.get_template("tuning.html.j2").render(
         result=result,
-        best=trial_name(result, result["best"]),
+        verdict=verdict(result),
         header=_header(result),
         rows=list(zip(_rows(result), result["trials"], strict=True)),
         legend=_legend(result),

@@ -117,17 +117,46 @@ def read(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> di
     return content
 
 
-def load(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> Detector:
+def settings(path: str | os.PathLike[str]) -> TrainConfig:
+    """Return the settings that a checkpoint was trained with.
+
+    Raises:
+        InputError: there is no checkpoint, or the file is not one.
+    """
+    return TrainConfig.from_dict(read(path)["config"])
+
+
+def load(
+    path: str | os.PathLike[str],
+    device: torch.device | str = "cpu",
+    config: TrainConfig | None = None,
+) -> Detector:
     """Load a trained model from a checkpoint or an output folder of :func:`iif.tv.train`.
+
+    Args:
+        path: the checkpoint or the folder.
+        device: where the model goes.
+        config: settings to use it under, by default its own. The method, its options and the
+            test-time settings may be others: a plain model takes a method that acts at test alone.
 
     What FASA kept for training is left out.
 
     Raises:
-        InputError: there is no checkpoint, the file is not one, or its method is not computed as
-            it was when the model was trained.
+        InputError: there is no checkpoint, the file is not one, its method is not computed as
+            it was when the model was trained, or another setting differs.
     """
     content = read(path, device)
-    config = TrainConfig.from_dict(content["config"])
+    own = TrainConfig.from_dict(content["config"])
+    if config is None:
+        config = own
+    else:
+        _refuse_other_settings(
+            config,
+            own.to_dict(),
+            os.fspath(path),
+            "was trained with",
+            "only the method, its options and the test-time settings may be changed",
+        )
     statistics = ClassStatistics.from_dict(content["statistics"])
     model: Any = rebuild(content, config, statistics, os.fspath(path)).to(device)
     model.roi_heads.box_predictor.augmentation = None
@@ -166,14 +195,13 @@ def resume(
         InputError: a setting, the method, one of its options or the training data differ from the
             checkpoint's, or it was trained longer than ``config`` says; names both values.
     """
-    old = content["config"]
-    compared_below = {"method", *METHODS}
-    for key, value in config.to_dict().items():
-        if key not in _FREE_ON_RESUME | compared_below and old.get(key) != value:
-            raise InputError(
-                f"{source}: the run to resume has {key}={old.get(key)}, now it is {value}; "
-                "resume with the same settings or take another folder"
-            )
+    _refuse_other_settings(
+        config,
+        content["config"],
+        source,
+        "the run to resume has",
+        "resume with the same settings or take another folder",
+    )
     trained_on = ClassStatistics.from_dict(content["statistics"])
     if not statistics.same_counts(trained_on):
         raise InputError(
@@ -186,3 +214,14 @@ def resume(
             f"iterations={config.iterations}"
         )
     return rebuild(content, config, statistics, source, check_resumed)
+
+
+def _refuse_other_settings(
+    config: TrainConfig, old: Mapping[str, Any], source: str, before: str, remedy: str
+) -> None:
+    """Refuse a setting that differs from a checkpoint's; those of the method are checked later."""
+    for key, value in config.to_dict().items():
+        if key not in {*_FREE_ON_RESUME, "method", *METHODS} and old.get(key) != value:
+            raise InputError(
+                f"{source}: {before} {key}={old.get(key)}, now it is {value}; {remedy}"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 
 from iif.augmentation import FasaOptions, FeatureAugmentation
 from iif.errors import InputError
+from iif.files import read_json
 from iif.methods import (
     BASELINE,
     DEFAULT,
@@ -37,6 +39,11 @@ _RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
     ("score_threshold nms_threshold", "from 0 to 1", lambda value: 0 <= value <= 1),
     ("held_out", "0 or more and below 1", lambda value: 0 <= value < 1),
 )
+
+
+class _ConfigFile(msgspec.Struct):
+    config: dict[str, Any]
+    checkpoint: str | None = None
 
 
 class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,6 +106,9 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     score_threshold: float = 1e-4
     nms_threshold: float = 0.5
     detections_per_image: int = 300
+    # Compute the mask of each detection's own class alone at test, equal to torchvision's to
+    # rounding; false computes those of all classes, as torchvision does.
+    predicted_masks_only: bool = True
 
     def __post_init__(self) -> None:
         """Check the values, and fill in the options that are not given.
@@ -249,6 +259,16 @@ def _moved(key: str, value: Any) -> InputError | None:
         return None
     now = f"method={BASELINE}" if value == BASELINE else f"{DEFAULT}.{key}={value}"
     return InputError(f"{key} is now {DEFAULT}.{key}; write {now}")
+
+
+def read_config(path: str | os.PathLike[str]) -> tuple[TrainConfig, str | None]:
+    """Return the settings of a ``config.json``, and the checkpoint that it names, if any.
+
+    Raises:
+        InputError: the file is missing or malformed, or as `TrainConfig.from_dict`.
+    """
+    content = read_json(path, _ConfigFile, what="settings (config.json)")
+    return TrainConfig.from_dict(content.config), content.checkpoint
 
 
 # The demo's setting, for two processor cores; docs/torchvision.md gives what it measures.

@@ -19,6 +19,7 @@ from iif.data.results import write_results
 from iif.errors import InputError
 from iif.statistics import ClassStatistics
 from iif.tv import checkpoint
+from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages
 from iif.tv.distributed import bar_disabled, gather, pick_device, process_group, rank, world_size
 from iif.tv.model import has_masks, method_of
@@ -111,10 +112,11 @@ def evaluate(
     image_root: str | os.PathLike[str],
     output_dir: str | os.PathLike[str],
     *,
+    config: TrainConfig | None = None,
     exhaustive: bool | None = None,
     device: str | None = None,
 ) -> dict[str, Any] | None:
-    """Evaluate a trained model under its own settings, without the training data.
+    """Evaluate a trained model, by default under its own settings, without the training data.
 
     Writes ``inference/lvis_instances_results.json`` and ``inference/eval_summary.json`` into
     ``output_dir``.
@@ -125,6 +127,8 @@ def evaluate(
         gt_json: LVIS- or COCO-format annotations.
         image_root: the folder that their file names start from.
         output_dir: where to write.
+        config: the settings of a checkpoint with another method or other test-time settings: a
+            plain model is evaluated under a method that acts at test alone.
         exhaustive: whether every category was verified in every image, as in COCO; by default the
             file's content tells.
         device: "cpu", "cuda" or "cuda:N"; by default a GPU where there is one.
@@ -133,12 +137,15 @@ def evaluate(
         the summary, in process 0; None in the others that torchrun started.
 
     Raises:
-        InputError: no checkpoint, other categories than it was trained on, or missing images.
+        InputError: no checkpoint, other categories than it was trained on, missing images, or
+            settings or a method that the model was not trained for.
     """
     where = pick_device(device)
     with process_group(where):
         detector = (
-            model if isinstance(model, checkpoint.Detector) else checkpoint.load(model, where)
+            model
+            if isinstance(model, checkpoint.Detector)
+            else checkpoint.load(model, where, config)
         )
         detector.model.to(where)
         annotations = load_annotations(
@@ -147,6 +154,15 @@ def evaluate(
         check_classes(annotations, detector.statistics, "the model")
         images = DetectionImages(annotations, image_root)
         return evaluate_model(detector, images, Path(output_dir) / layout.INFERENCE, where)
+
+
+def test_settings(config: TrainConfig) -> dict[str, float | None]:
+    """Return what runs must have in common at test time to be compared."""
+    return {
+        "score_threshold": config.score_threshold,
+        "nms_threshold": config.nms_threshold,
+        "detections_per_image": config.detections_per_image,
+    }
 
 
 def evaluate_model(
@@ -170,11 +186,7 @@ def evaluate_model(
         output_dir=folder,
         exhaustive=images.annotations.exhaustive,
         statistics=statistics,
-        test_settings={
-            "score_threshold": config.score_threshold,
-            "nms_threshold": config.nms_threshold,
-            "detections_per_image": config.detections_per_image,
-        },
+        test_settings=test_settings(config),
         method=method_of(detector.model).record(),
         config={"engine": "torchvision", **config.to_dict()},
     )
