@@ -61,6 +61,7 @@ def gather_moments(
     model = load_model(cfg, weights)
     for predictor in model.modules():
         if isinstance(predictor, IIFFastRCNNOutputLayers):
+            predictor.augmentation = None  # its virtual features are no regions
             predictor.cls_score.register_forward_hook(_adder(running))
     seed_all_rng(max(cfg.SEED, 0))
     batches = itertools.islice(train_loader(cfg), iterations)

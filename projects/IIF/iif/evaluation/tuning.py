@@ -26,7 +26,7 @@ from iif.evaluation.overlaps import find_overlaps
 
 
 class FoundBoxes:
-    """The boxes that one trial finds, image after image: 26 bytes each."""
+    """The boxes that one trial finds, image after image: 28 bytes each."""
 
     def __init__(self) -> None:
         """Start without an image."""
