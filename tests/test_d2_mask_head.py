@@ -14,7 +14,8 @@ from detectron2.structures import Instances
 
 from helpers_d2 import tiny_cfg, training_batch
 from iif.d2.cosine import CosineMaskHead
-from iif.d2.mask_head import PredictedClassMaskHead, one_class_logits
+from iif.d2.mask_head import PredictedClassMaskHead
+from iif.mask_logits import one_class_logits
 
 HEADS = {
     "standard": (),

@@ -15,7 +15,8 @@ from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iif.d2.mask_head import PredictedClassMaskHead, one_class_logits
+from iif.d2.mask_head import PredictedClassMaskHead
+from iif.mask_logits import one_class_logits
 
 
 def _normalized(values: Tensor, epsilon: float = 1e-6) -> Tensor:

@@ -20,6 +20,8 @@ from detectron2.modeling.roi_heads.mask_head import (
 from detectron2.structures import Instances
 from torch import Tensor
 
+from iif.mask_logits import one_class_logits
+
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class PredictedClassMaskHead(MaskRCNNConvUpsampleHead):
@@ -102,22 +104,6 @@ class PredictedClassMaskHead(MaskRCNNConvUpsampleHead):
         """
         predictor: Any = self.predictor
         return one_class_logits(x, predictor.weight[classes], predictor.bias[classes])
-
-
-def one_class_logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Apply a 1 x 1 convolution with one output channel, another in each region.
-
-    Args:
-        x: (B, C, H, W).
-        weight: (B, C, 1, 1).
-        bias: (B,).
-
-    Returns:
-        (B, 1, H, W).
-    """
-    regions, channels, height, width = x.shape
-    product = torch.bmm(weight.reshape(regions, 1, channels), x.flatten(2))
-    return product.view(regions, 1, height, width) + bias.view(regions, 1, 1, 1)
 
 
 _STOCK_NAME = MaskRCNNConvUpsampleHead.__name__

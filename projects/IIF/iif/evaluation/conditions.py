@@ -141,8 +141,9 @@ def refuse_differences(one: tuple[str, Conditions], other: tuple[str, Conditions
         value_a, value_b = a.test_settings[key], b.test_settings[key]
         if value_a is not None and value_b is not None:
             check(key, value_a, value_b, remedy)
-    versions = [int(c.test_settings.get("augmented_images") or 1) for c in (a, b)]
-    check("the number of test-time augmented versions of an image", *versions, remedy)
+    augmented_a, augmented_b = (int(c.test_settings.get("augmented_images") or 1) for c in (a, b))
+    what = "the number of test-time augmented versions of an image"
+    check(what, augmented_a, augmented_b, remedy)
     if not set(a.iou_types) & set(b.iou_types):
         raise InputError(
             f"{refused}: they have no IoU type in common; evaluate both as boxes, or as masks"

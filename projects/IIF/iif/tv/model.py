@@ -120,7 +120,10 @@ def build_model(
     heads: Any = model.roi_heads
     width = heads.box_predictor.cls_score.in_features
     augmentation = config.build_augmentation(statistics, width)
-    return add_method(model, config.build_method(statistics), augmentation)
+    model = add_method(model, config.build_method(statistics), augmentation)
+    heads = model.roi_heads
+    heads.predicted_masks_only = config.predicted_masks_only
+    return model
 
 
 def method_of(model: nn.Module) -> Method:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import RoIHeads
 
 from iif.nms import prefix_nms, shifted_up_to
+from iif.tv.masks import can_select_masks, detections_with_masks
 
 # Boxes with a shorter side are dropped, as in torchvision's postprocess_detections.
 _MIN_SIZE = 1e-2
@@ -28,8 +29,14 @@ class LongTailRoIHeads(RoIHeads):
     """RoIHeads whose box predictor is a `LongTailPredictor`.
 
     In training the predictor gets the labels of the sampled regions before their features. At
-    test the detections are torchvision's, bit for bit.
+    test the detections are torchvision's, bit for bit, their masks to rounding.
+
+    Attributes:
+        predicted_masks_only: whether the mask of each detection's own class is computed at test,
+            and not those of all classes. With False masks are torchvision's bit for bit.
     """
+
+    predicted_masks_only = True
 
     _torchvision_forward = _named(RoIHeads.forward, "_torchvision_forward")
     _torchvision_samples = _named(RoIHeads.select_training_samples, "_torchvision_samples")
@@ -50,12 +57,27 @@ class LongTailRoIHeads(RoIHeads):
         targets: list[dict[str, Tensor]] | None = None,
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Return detections and losses as torchvision, the loss of virtual features included."""
+        if not torch.jit.is_scripting() and self._selects_masks():
+            return self._with_predicted_masks(features, proposals, image_shapes), {}
         result, losses = self._torchvision_forward(features, proposals, image_shapes, targets)
         virtual_loss = self.box_predictor.virtual_loss
         if virtual_loss is not None:
             self.box_predictor.virtual_loss = None
             losses["loss_classifier"] = losses["loss_classifier"] + virtual_loss
         return result, losses
+
+    @torch.jit.unused
+    def _selects_masks(self) -> bool:
+        return self.predicted_masks_only and can_select_masks(self)
+
+    @torch.jit.unused
+    def _with_predicted_masks(
+        self,
+        features: dict[str, Tensor],
+        proposals: list[Tensor],
+        image_shapes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        return detections_with_masks(self, features, proposals, image_shapes)
 
     def select_training_samples(
         self,
