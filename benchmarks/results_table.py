@@ -1,4 +1,4 @@
-"""Train every way to use IIF on glyphs with several seeds, and write the table of docs/results.md.
+"""Train every way to use IIF on OpenMoji, several seeds each, and write docs/results.md.
 
     python benchmarks/results_table.py --jobs 2                    # 40 categories, on a CPU
     python benchmarks/results_table.py --size large --num-gpus 8   # 1,203 categories, 512 px, R50
@@ -31,7 +31,8 @@ from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 from iif.data.annotations import load_annotations
-from iif.demo.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
+from iif.demo.openmoji import TRAIN_JSON, VAL_JSON, make_openmoji
+from iif.demo.plan import OpenMojiSettings
 from iif.evaluation.false_positives import analyse
 from iif.evaluation.runs import load_runs
 from iif.files import atomic_write, sha256_file, versions, write_json
@@ -43,12 +44,12 @@ from iif.report.tables import markdown_table
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {
     "small": (
-        ROOT / "configs" / "glyphs_baseline.yaml",
-        GlyphSettings(categories=40, train=1000, val=300, image_size=96),
+        ROOT / "configs" / "openmoji_baseline.yaml",
+        OpenMojiSettings(categories=40, train=1000, val=300, image_size=96),
     ),
     "large": (
-        ROOT / "configs" / "glyphs_large_baseline.yaml",
-        GlyphSettings(categories=1203, train=20_000, val=5000, image_size=512),
+        ROOT / "configs" / "openmoji_large_baseline.yaml",
+        OpenMojiSettings(categories=1203, train=20_000, val=5000, image_size=512),
     ),
 }
 METRICS = ("AP", "APr", "APc", "APf")
@@ -136,9 +137,9 @@ class Experiment:
 
     def __init__(self, args: argparse.Namespace) -> None:
         """Make the data set where it is not there yet."""
-        self.config, self.glyphs = SIZES[args.size]
+        self.config, self.settings = SIZES[args.size]
         self.output = args.output.resolve() / args.size
-        self.data = self.output / "glyphs"
+        self.data = self.output / "openmoji"
         self.num_gpus = args.num_gpus
         self.extra = args.opts
         self.environment = dict(os.environ)
@@ -147,7 +148,7 @@ class Experiment:
             self.environment["OMP_NUM_THREADS"] = str(threads)
         # One per folder: whoever needs a run that another job is at waits for it.
         self.locks: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
-        make_glyphs(self.data, self.glyphs)
+        make_openmoji(self.data, self.settings)
 
     def folder(self, method: Method, seed: int) -> Path:
         """Return a run's output folder."""
@@ -199,7 +200,7 @@ class Experiment:
     def _train_net(self, mode: str, method: Method, seed: int, *overrides: object) -> None:
         custom = [
             [name, str(self.data / file), str(self.data)]
-            for name, file in (("glyphs_train", TRAIN_JSON), ("glyphs_val", VAL_JSON))
+            for name, file in (("openmoji_train", TRAIN_JSON), ("openmoji_val", VAL_JSON))
         ]
         self._call(
             *(sys.executable, ROOT / "train_net.py", mode, "--num-gpus", self.num_gpus),
@@ -342,7 +343,7 @@ def processor() -> str:
 
 def page(experiment: Experiment, args: argparse.Namespace, found: dict[str, Figures]) -> str:
     """Return docs/results.md."""
-    glyphs = experiment.glyphs
+    data = experiment.settings
     command = shlex.join(["python", "benchmarks/results_table.py", *sys.argv[1:]])
     software = ", ".join(f"{name} {v}" for name, v in versions().items() if name != "platform")
     return f"""# Results
@@ -355,8 +356,8 @@ Written by `{command}`; not edited.
 
 - Mean ± standard deviation over training seeds {", ".join(map(str, args.seeds))}, in percent.
   Spread is that of training alone: the data set is one.
-- Data: {glyphs.train:,} training and {glyphs.val:,} validation images, {glyphs.image_size} px, of
-  {glyphs.categories:,} categories (`iif glyphs`, seed {glyphs.seed}); federated as LVIS is.
+- Data: {data.train:,} training and {data.val:,} validation images, {data.image_size} px, of
+  {data.categories:,} categories (`iif openmoji`, seed {data.seed}); federated as LVIS is.
 - Configuration: `{" ".join([str(experiment.config.relative_to(ROOT)), *args.opts])}`
 - False positives: boxes at IoU 0.5 at recall {RECALL}, over the categories that both runs bring to
   it, as a share of the softmax run's of the same seed (1 = as many).

@@ -21,20 +21,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(scope="session")
-def glyphs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny glyph data set, shared by all tests: copy what is to be changed."""
-    from iif.demo.glyphs import GlyphSettings, make_glyphs
+def openmoji_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny OpenMoji data set, shared by all tests: copy what is to be changed."""
+    from iif.demo.openmoji import make_openmoji
+    from iif.demo.plan import OpenMojiSettings
 
-    settings = GlyphSettings(categories=12, train=40, val=16, image_size=64, seed=0)
-    return make_glyphs(tmp_path_factory.mktemp("data") / "glyphs", settings, workers=1)
+    settings = OpenMojiSettings(categories=12, train=40, val=16, image_size=64, seed=0)
+    return make_openmoji(tmp_path_factory.mktemp("data") / "openmoji", settings, workers=1)
 
 
 @pytest.fixture(scope="session")
-def config_file(glyphs_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration of a tiny Detectron2 training on the glyphs."""
+def config_file(openmoji_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of a tiny Detectron2 training on it."""
     from d2_runs import write_config
 
-    return write_config(glyphs_dir, tmp_path_factory.mktemp("config"))
+    return write_config(openmoji_dir, tmp_path_factory.mktemp("config"))
 
 
 @pytest.fixture(scope="session")

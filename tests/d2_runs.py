@@ -1,4 +1,4 @@
-"""A tiny Detectron2 training on glyphs, plain and with IIF; conftest.py has the fixtures."""
+"""A tiny Detectron2 training on OpenMoji, plain and with IIF; conftest.py has the fixtures."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ ITERATIONS = 20
 
 
 def entries(folder, train=True):
-    """Return DATASETS.CUSTOM for the glyphs in ``folder``, with or without the training set."""
+    """Return DATASETS.CUSTOM for the data set in ``folder``, with or without the training set."""
     lost = Path("/nowhere")
     return [
-        ["glyphs_train", str((folder if train else lost) / "glyphs_train.json"), str(folder)],
-        ["glyphs_val", str(folder / "glyphs_val.json"), str(folder)],
+        ["openmoji_train", str((folder if train else lost) / "openmoji_train.json"), str(folder)],
+        ["openmoji_val", str(folder / "openmoji_val.json"), str(folder)],
     ]
 
 
-def write_config(glyphs_dir, folder):
+def write_config(openmoji_dir, folder):
     """Write the configuration of the tiny model; return its path."""
-    content = json.loads((glyphs_dir / "glyphs_train.json").read_text())
+    content = json.loads((openmoji_dir / "openmoji_train.json").read_text())
     tiny = json.loads(json.dumps(TINY))
     tiny["MODEL"]["ROI_HEADS"]["NUM_CLASSES"] = len(content["categories"])
     # Test that the GPU that is not there is replaced by the CPU.
     del tiny["MODEL"]["DEVICE"]
     tiny |= {
         "DATASETS": {
-            "CUSTOM": entries(glyphs_dir),
-            "TRAIN": ["glyphs_train"],
-            "TEST": ["glyphs_val"],
+            "CUSTOM": entries(openmoji_dir),
+            "TRAIN": ["openmoji_train"],
+            "TEST": ["openmoji_val"],
         },
         "DATALOADER": {"NUM_WORKERS": 0},
         "INPUT": {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64, "RANDOM_FLIP": "none"},

@@ -35,9 +35,9 @@ WAYS = {
 
 
 @pytest.fixture(scope="module")
-def moments(glyphs_dir, tmp_path_factory):
-    """The path of moments for the classes of the glyphs."""
-    statistics = ClassStatistics.from_json(glyphs_dir / "glyphs_train.json")
+def moments(openmoji_dir, tmp_path_factory):
+    """The path of moments for the classes of the data set."""
+    statistics = ClassStatistics.from_json(openmoji_dir / "openmoji_train.json")
     running = RunningMoments(len(statistics))
     running.update(torch.randn(50, len(statistics), generator=torch.Generator().manual_seed(0)))
     source = {"checkpoint": "x", "checkpoint_sha256": "", "engine": "detectron2", "iterations": 1}

@@ -288,17 +288,17 @@ def test_lazy_arguments_build_the_same():
 
 
 @pytest.fixture(scope="module")
-def trained(glyphs_dir, tmp_path_factory):
+def trained(openmoji_dir, tmp_path_factory):
     """Return the configuration file and the output folder of a run of 2 epochs."""
     folder = tmp_path_factory.mktemp("fasa")
-    config = write_config(glyphs_dir, folder)
+    config = write_config(openmoji_dir, folder)
     arguments = ["--config-file", str(config), *TestTraining.SETTINGS, "OUTPUT_DIR"]
     assert run([*arguments, str(folder / "run")]) == 0
     return config, folder / "run"
 
 
 class TestTraining:
-    """A whole run of train_net.py on glyphs: 2 epochs, adaptation after each."""
+    """A whole run of train_net.py: 2 epochs, adaptation after each."""
 
     LENGTH = 3
     SETTINGS = (
@@ -364,7 +364,7 @@ class TestTraining:
         [
             (["DATASETS.HELD_OUT", "0.0"], "set DATASETS.HELD_OUT, 0.01 for instance"),
             (["DATASETS.HELD_OUT", "1e-9"], "holds out no image"),
-            (["DATASETS.TEST", "('glyphs_train',)"], "FASA must not adapt to the data"),
+            (["DATASETS.TEST", "('openmoji_train',)"], "FASA must not adapt to the data"),
             (["MODEL.ROI_HEADS.NAME", "StandardROIHeads"], "has no place for it"),
         ],
     )
@@ -376,16 +376,16 @@ class TestTraining:
         assert message in capsys.readouterr().err
 
     def test_a_copy_of_the_test_sets_annotations_is_refused(
-        self, trained, glyphs_dir, tmp_path, capsys
+        self, trained, openmoji_dir, tmp_path, capsys
     ):
         config, _ = trained
         copied = tmp_path / "copy.json"
-        copied.write_bytes((glyphs_dir / "glyphs_val.json").read_bytes())
-        (_, _, images), val = entries(glyphs_dir)
-        custom = json.dumps([["glyphs_train", str(copied), images], val])
+        copied.write_bytes((openmoji_dir / "openmoji_val.json").read_bytes())
+        (_, _, images), val = entries(openmoji_dir)
+        custom = json.dumps([["openmoji_train", str(copied), images], val])
         arguments = ["--config-file", str(config), *self.SETTINGS, "DATASETS.CUSTOM", custom]
         assert run([*arguments, "OUTPUT_DIR", str(tmp_path / "run")]) == 2
-        assert "has the annotations of 'glyphs_val'" in capsys.readouterr().err
+        assert "has the annotations of 'openmoji_val'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("overrides", [(), CASCADE, C4])

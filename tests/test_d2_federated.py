@@ -36,8 +36,8 @@ def federated_run(config_file, tmp_path_factory):
     return folder
 
 
-def test_it_trains_and_evaluates_with_the_counts_of_the_training_set(federated_run, glyphs_dir):
-    statistics = ClassStatistics.from_json(glyphs_dir / "glyphs_train.json")
+def test_it_trains_and_evaluates_with_the_counts_of_the_training_set(federated_run, openmoji_dir):
+    statistics = ClassStatistics.from_json(openmoji_dir / "openmoji_train.json")
     state = torch.load(federated_run / "model_final.pth", weights_only=False)["model"]
     weights = state["roi_heads.box_predictor.fed_loss_cls_weights"]
     expected = torch.from_numpy(statistics.image_count.copy()).float() ** 0.5  # stock power
@@ -49,7 +49,7 @@ def test_it_trains_and_evaluates_with_the_counts_of_the_training_set(federated_r
 
 @pytest.mark.parametrize("heads", ["IIFROIHeads", "IIFCascadeROIHeads"])
 def test_evaluation_needs_the_saved_statistics_alone(
-    federated_run, config_file, glyphs_dir, heads, tmp_path
+    federated_run, config_file, openmoji_dir, heads, tmp_path
 ):
     """The training annotations are gone; the counts come from class_statistics.json."""
     folder = tmp_path / "moved"

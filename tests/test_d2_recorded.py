@@ -27,8 +27,8 @@ def checkpoint(folder):
     return torch.load(folder / "model_final.pth", weights_only=False)
 
 
-def test_the_checkpoint_and_the_summary_carry_the_method_as_it_ran(iif_run, baseline, glyphs_dir):
-    statistics = ClassStatistics.from_json(glyphs_dir / "glyphs_train.json")
+def test_the_checkpoint_and_the_summary_carry_the_method_as_it_ran(iif_run, baseline, openmoji_dir):
+    statistics = ClassStatistics.from_json(openmoji_dir / "openmoji_train.json")
     expected = build_method("iif", statistics).record()
     summary = read(iif_run / "inference" / "eval_summary.json")
     assert checkpoint(iif_run)[RECORD] == expected == summary["method"]
@@ -39,12 +39,12 @@ def test_the_checkpoint_and_the_summary_carry_the_method_as_it_ran(iif_run, base
 
 
 def test_training_from_weights_takes_the_configurations_method_and_says_so(
-    config_file, iif_run, glyphs_dir, tmp_path
+    config_file, iif_run, openmoji_dir, tmp_path
 ):
     arguments = ["--config-file", str(config_file), "OUTPUT_DIR", str(tmp_path)]
     arguments += ["MODEL.WEIGHTS", str(iif_run / "model_final.pth"), "SOLVER.MAX_ITER", "2"]
     assert run([*arguments, "MODEL.IIF.VARIANT", "base10"]) == 0
-    statistics = ClassStatistics.from_json(glyphs_dir / "glyphs_train.json")
+    statistics = ClassStatistics.from_json(openmoji_dir / "openmoji_train.json")
     expected = build_method("iif", statistics, {"variant": "base10"})
     trained = checkpoint(tmp_path)
     assert torch.equal(trained["model"]["roi_heads.box_predictor.method.scale"], expected.scale)
@@ -133,7 +133,7 @@ def test_a_plain_checkpoint_is_evaluated_post_hoc_or_not_at_all(
     assert method["acts_in_training"] is False
 
 
-def test_fold_and_tune_refuse_another_method_too(iif_run, glyphs_dir, tmp_path):
+def test_fold_and_tune_refuse_another_method_too(iif_run, openmoji_dir, tmp_path):
     cfg = saved_config(iif_run)
     cfg.MODEL.IIF.VARIANT = "base2"
     weights = str(iif_run / "model_final.pth")
@@ -144,14 +144,14 @@ def test_fold_and_tune_refuse_another_method_too(iif_run, glyphs_dir, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_folder_that_was_moved_works(iif_run, glyphs_dir, tmp_path):
+def test_an_output_folder_that_was_moved_works(iif_run, openmoji_dir, tmp_path):
     first, moved = tmp_path / "first", tmp_path / "moved"
     shutil.copytree(iif_run, first)
     cfg = saved_config(first)
     cfg.MODEL.LONG_TAIL.STATISTICS = str(first / "class_statistics.json")  # as saved there
     first.rename(moved)
     cfg.DATASETS.TRAIN = ()
-    expected = ClassStatistics.from_json(glyphs_dir / "glyphs_train.json")
+    expected = ClassStatistics.from_json(openmoji_dir / "openmoji_train.json")
     cfg.MODEL.WEIGHTS = str(moved / "model_final.pth")  # beside it
     assert statistics_from_config(cfg).to_dict() == expected.to_dict()
     cfg.MODEL.WEIGHTS = ""
@@ -163,16 +163,15 @@ def test_an_output_folder_that_was_moved_works(iif_run, glyphs_dir, tmp_path):
 
 
 def test_training_takes_what_the_configuration_names_and_counts_anew_otherwise(
-    config_file, iif_run, glyphs_dir, tmp_path
+    config_file, iif_run, openmoji_dir, tmp_path
 ):
     other = ClassStatistics.load(iif_run / "class_statistics.json").replace(num_images=77)
     other.save(tmp_path / "class_statistics.json")  # left by an earlier run: not to be believed
     arguments = ["--config-file", str(config_file), "SOLVER.MAX_ITER", "1", *PLAIN]
     assert run([*arguments, "OUTPUT_DIR", str(tmp_path)]) == 0
     found = ClassStatistics.load(tmp_path / "class_statistics.json")
-    assert (
-        found.num_images == ClassStatistics.from_json(glyphs_dir / "glyphs_train.json").num_images
-    )
+    counted = ClassStatistics.from_json(openmoji_dir / "openmoji_train.json")
+    assert found.num_images == counted.num_images
     other.save(tmp_path / "named.json")
     named = ["MODEL.LONG_TAIL.STATISTICS", str(tmp_path / "named.json")]
     assert run([*arguments, *named, "OUTPUT_DIR", str(tmp_path / "second")]) == 0
@@ -193,5 +192,5 @@ def test_each_annotation_file_is_decoded_once(config_file, baseline, tmp_path, m
     annotation_file.forget_annotation_files()
     arguments = ["--config-file", str(config_file), "--baseline", str(baseline)]
     assert run([*arguments, "OUTPUT_DIR", str(tmp_path), "SOLVER.MAX_ITER", "1"]) == 0
-    assert decoded == {"glyphs_train.json": 1, "glyphs_val.json": 1}
+    assert decoded == {"openmoji_train.json": 1, "openmoji_val.json": 1}
     assert (tmp_path / "inference" / "comparison.txt").is_file()

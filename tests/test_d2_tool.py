@@ -57,8 +57,8 @@ def main():
     cfg.freeze()
     print(VALUE, __name__, sys.argv[2:], cfg.MODEL.LONG_TAIL.METHOD, cfg.clone().MODEL.IIF.VARIANT)
     print(ROI_HEADS_REGISTRY.get(cfg.MODEL.ROI_HEADS.NAME).__name__)
-    metadata = MetadataCatalog.get("glyphs_val")
-    images = DatasetCatalog.get("glyphs_val")
+    metadata = MetadataCatalog.get("openmoji_val")
+    images = DatasetCatalog.get("openmoji_val")
     print(metadata.evaluator_type, len(metadata.thing_classes), len(images))
 
 if __name__ == "__main__":
@@ -97,7 +97,7 @@ if __name__ == "__main__":
 def test_a_script_without_configuration_gets_the_data_sets(tmp_path, config_file):
     script = tmp_path / "script.py"
     script.write_text(
-        "from detectron2.data import DatasetCatalog\nprint(len(DatasetCatalog.get('glyphs_val')))"
+        "from detectron2.data import DatasetCatalog\nprint(len(DatasetCatalog.get('openmoji_val')))"
     )
     assert "16" in run_tool(script, config_file=config_file)
 
@@ -117,17 +117,17 @@ def test_faults_in_the_input_are_one_line(arguments, message):
     assert message in done.stderr.splitlines()[-1]
 
 
-def test_the_evaluator_type_follows_the_files_content(glyphs_dir, tmp_path, iif_run):
+def test_the_evaluator_type_follows_the_files_content(openmoji_dir, tmp_path, iif_run):
     coco = tmp_path / "coco.json"
     coco.write_text('{"images": [], "annotations": [], "categories": []}')
     cfg = saved_config(iif_run)
     cfg.DATASETS.CUSTOM = [
-        *entries(glyphs_dir),
+        *entries(openmoji_dir),
         ["plain", str(coco), str(tmp_path)],
         ["absent", str(tmp_path / "absent.json"), str(tmp_path)],
     ]
     register_custom_datasets(cfg)
-    assert MetadataCatalog.get("glyphs_val").evaluator_type == "lvis"
+    assert MetadataCatalog.get("openmoji_val").evaluator_type == "lvis"
     assert MetadataCatalog.get("plain").evaluator_type == "coco"
     assert MetadataCatalog.get("absent").get("evaluator_type") is None
 
@@ -143,7 +143,7 @@ def test_detectron2s_training_tools(tool, config_file, tmp_path):
 
 
 @needs_repo
-def test_detectron2s_other_tools(iif_run, config_file, glyphs_dir, tmp_path):
+def test_detectron2s_other_tools(iif_run, config_file, openmoji_dir, tmp_path):
     tools, config = REPO / "tools", iif_run / "config.yaml"
     weights = ("MODEL.WEIGHTS", iif_run / layout.FINAL_CHECKPOINT)
     output = run_tool(
@@ -157,12 +157,12 @@ def test_detectron2s_other_tools(iif_run, config_file, glyphs_dir, tmp_path):
     )
     assert any((tmp_path / "data").iterdir())
     run_tool(
-        *(tools / "visualize_json_results.py", "--dataset", "glyphs_val"),
+        *(tools / "visualize_json_results.py", "--dataset", "openmoji_val"),
         *("--input", iif_run / layout.INFERENCE / layout.RESULTS, "--output", tmp_path / "results"),
         config_file=config,
     )
     assert any((tmp_path / "results").iterdir())
-    image = next(glyphs_dir.rglob("*.png"), None) or next(glyphs_dir.rglob("*.jpg"))
+    image = next(openmoji_dir.rglob("*.png"), None) or next(openmoji_dir.rglob("*.jpg"))
     run_tool(
         *(REPO / "demo" / "demo.py", "--config-file", config, "--input", image),
         *("--output", tmp_path / "demo.png", "--opts", *weights),

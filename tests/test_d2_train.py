@@ -1,4 +1,4 @@
-"""Training from end to end: train, resume, evaluate, compare, on a tiny glyph set."""
+"""Training from end to end: train, resume, evaluate, compare, on a tiny OpenMoji set."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from iif.methods.iif import iif_weights
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_run_leaves_model_counts_detections_and_summary(iif_run, glyphs_dir):
-    counted = ClassStatistics.from_json(glyphs_dir / "glyphs_train.json")
+def test_a_run_leaves_model_counts_detections_and_summary(iif_run, openmoji_dir):
+    counted = ClassStatistics.from_json(openmoji_dir / "openmoji_train.json")
     stored = ClassStatistics.load(iif_run / "class_statistics.json")
     assert stored.to_dict() == counted.to_dict()
     named = saved_config(iif_run).MODEL.LONG_TAIL.STATISTICS
@@ -45,7 +45,7 @@ def test_a_run_leaves_model_counts_detections_and_summary(iif_run, glyphs_dir):
     assert torch.equal(weight[:-1], iif_weights(counted).float())
 
     summary = read(iif_run / "inference" / "eval_summary.json")
-    assert summary["dataset"]["name"] == "glyphs_val"
+    assert summary["dataset"]["name"] == "openmoji_val"
     assert summary["dataset"]["exhaustive"] is False
     assert summary["test_settings"] == {
         "score_threshold": 0.0001,
@@ -55,7 +55,7 @@ def test_a_run_leaves_model_counts_detections_and_summary(iif_run, glyphs_dir):
     assert summary["config"]["MODEL"]["IIF"]["VARIANT"] == "raw"
     results = read(iif_run / "inference" / "lvis_instances_results.json")
     assert summary["results"]["num_detections"] == len(results) > 0
-    images = {image["id"] for image in read(glyphs_dir / "glyphs_val.json")["images"]}
+    images = {image["id"] for image in read(openmoji_dir / "openmoji_val.json")["images"]}
     assert {r["image_id"] for r in results} <= images
     assert {r["category_id"] for r in results} <= set(counted.ids.tolist())
     logged = {key for line in metric_lines(iif_run) for key in line}
@@ -92,7 +92,7 @@ def test_resuming_goes_on_where_the_run_ended(config_file, baseline, tmp_path):
     assert f"Starting training from iteration {ITERATIONS}" in (folder / "log.txt").read_text()
     last = torch.load(folder / "model_final.pth", weights_only=False)
     assert last["iteration"] == ITERATIONS + 3
-    assert read(folder / "inference" / "eval_summary.json")["dataset"]["name"] == "glyphs_val"
+    assert read(folder / "inference" / "eval_summary.json")["dataset"]["name"] == "openmoji_val"
 
 
 def test_a_run_killed_in_its_last_save_makes_that_save_again(config_file, baseline, tmp_path):
@@ -121,12 +121,12 @@ def test_two_runs_in_one_folder_are_refused(config_file, tmp_path, capfd):
     assert not (tmp_path / "model_final.pth").exists()
 
 
-def test_the_output_folder_needs_no_training_data(iif_run, glyphs_dir, tmp_path, monkeypatch):
+def test_the_output_folder_needs_no_training_data(iif_run, openmoji_dir, tmp_path, monkeypatch):
     folder = tmp_path / "copy"
     shutil.copytree(iif_run, folder)
     shutil.rmtree(folder / "inference")
     monkeypatch.chdir(tmp_path)
-    custom = repr(entries(glyphs_dir, train=False))
+    custom = repr(entries(openmoji_dir, train=False))
     arguments = ["--eval-only", "--resume", "--config-file", str(folder / "config.yaml")]
     assert run([*arguments, "OUTPUT_DIR", str(folder), "DATASETS.CUSTOM", custom]) == 0
     assert (folder / "config.yaml").read_text() == (iif_run / "config.yaml").read_text()
@@ -135,7 +135,7 @@ def test_the_output_folder_needs_no_training_data(iif_run, glyphs_dir, tmp_path,
     assert again["per_category"] == before["per_category"]
 
 
-def test_inference_needs_no_annotations_at_all(iif_run, glyphs_dir):
+def test_inference_needs_no_annotations_at_all(iif_run, openmoji_dir):
     cfg = saved_config(iif_run)
     cfg.DATASETS.CUSTOM = [
         [name, "/nowhere/a.json", "/nowhere"] for name, *_ in cfg.DATASETS.CUSTOM
@@ -143,32 +143,32 @@ def test_inference_needs_no_annotations_at_all(iif_run, glyphs_dir):
     cfg.MODEL.WEIGHTS = str(iif_run / "model_final.pth")
     register_custom_datasets(cfg, statistics_from_config(cfg))
     predictor = DefaultPredictor(cfg)
-    names = [c["name"] for c in read(glyphs_dir / "glyphs_val.json")["categories"]]
+    names = [c["name"] for c in read(openmoji_dir / "openmoji_val.json")["categories"]]
     assert predictor.metadata.thing_classes == names
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     assert predictor(image)["instances"].has("pred_masks")
 
 
-def test_coco_format_is_evaluated_exhaustively(iif_run, glyphs_dir, tmp_path):
-    content = read(glyphs_dir / "glyphs_val.json")
+def test_coco_format_is_evaluated_exhaustively(iif_run, openmoji_dir, tmp_path):
+    content = read(openmoji_dir / "openmoji_val.json")
     for image in content["images"]:
         del image["neg_category_ids"], image["not_exhaustive_category_ids"]
     for category in content["categories"]:
         del category["frequency"]
     (tmp_path / "coco.json").write_text(json.dumps(content))
-    custom = [["coco_val", str(tmp_path / "coco.json"), str(glyphs_dir)]]
+    custom = [["coco_val", str(tmp_path / "coco.json"), str(openmoji_dir)]]
     overrides = ["DATASETS.CUSTOM", repr(custom), "DATASETS.TEST", "('coco_val',)"]
     overrides += ["OUTPUT_DIR", str(tmp_path), "MODEL.WEIGHTS", str(iif_run / "model_final.pth")]
     config = str(iif_run / "config.yaml")
     assert run(["--eval-only", "--config-file", config, *overrides]) == 0
     summary = read(tmp_path / "inference" / "eval_summary.json")
     assert summary["dataset"]["exhaustive"] is True
-    counted = ClassStatistics.from_json(glyphs_dir / "glyphs_train.json")
+    counted = ClassStatistics.from_json(openmoji_dir / "openmoji_train.json")
     assert [c["frequency"] for c in summary["per_category"]] == counted.groups.tolist()
     assert [c["image_count"] for c in summary["per_category"]] == counted.image_count.tolist()
 
 
-def test_two_cpu_processes_train_and_evaluate_together(config_file, glyphs_dir, tmp_path):
+def test_two_cpu_processes_train_and_evaluate_together(config_file, openmoji_dir, tmp_path):
     command = [sys.executable, str(ROOT / "train_net.py"), "--num-gpus", "2", "--dist-url", "auto"]
     overrides = ["SOLVER.MAX_ITER", "3", "OUTPUT_DIR", str(tmp_path / "run")]
     done = subprocess.run(
@@ -179,7 +179,7 @@ def test_two_cpu_processes_train_and_evaluate_together(config_file, glyphs_dir, 
     )
     assert done.returncode == 0, done.stderr
     results = read(tmp_path / "run" / "inference" / "lvis_instances_results.json")
-    images = {image["id"] for image in read(glyphs_dir / "glyphs_val.json")["images"]}
+    images = {image["id"] for image in read(openmoji_dir / "openmoji_val.json")["images"]}
     # Each rank saw half of the images; the detections of both are there, each image's once.
     assert {r["image_id"] for r in results} == images
     assert len({json.dumps(r, sort_keys=True) for r in results}) == len(results)
@@ -198,10 +198,10 @@ def test_two_cpu_processes_train_and_evaluate_together(config_file, glyphs_dir, 
         ("", "MODEL.ROI_HEADS.NAME StandardROIHeads", "set MODEL.ROI_HEADS.NAME IIFROIHeads"),
         ("", "MODEL.ROI_HEADS.NAME IIFHeads", "no ROI heads 'IIFHeads'"),
         ("", "MODEL.WEIGHTS nothing.pth", "no such file nothing.pth"),
-        ("", "DATASETS.TRAIN ('glyph_train',)", "did you mean 'glyphs_train'"),
+        ("", "DATASETS.TRAIN ('openmoj_train',)", "did you mean 'openmoji_train'"),
         ("", "DATASETS.TRAIN ()", "DATASETS.TRAIN is empty"),
         ("", "DATASETS.TEST ('lvis_v1_val',)", "DETECTRON2_DATASETS"),
-        ("", "DATASETS.CUSTOM [['glyphs_train','x.json','y']]", "no such file x.json"),
+        ("", "DATASETS.CUSTOM [['openmoji_train','x.json','y']]", "no such file x.json"),
         ("", "MODEL.LONG_TAIL.STATISTICS x.json", "x.json: no such file"),
         ("--num-gpus 2", "SOLVER.IMS_PER_BATCH 3", "2 processes cannot share"),
         (
@@ -245,15 +245,15 @@ def test_a_last_checkpoint_that_names_none_is_one_error(config_file, tmp_path, c
     ],
 )
 def test_masks_that_cannot_be_used_are_refused_before_training(
-    config_file, glyphs_dir, tmp_path, capfd, split, segmentation, message
+    config_file, openmoji_dir, tmp_path, capfd, split, segmentation, message
 ):
-    content = read(glyphs_dir / f"glyphs_{split}.json")
+    content = read(openmoji_dir / f"openmoji_{split}.json")
     changed = content["annotations"][3]
     changed["segmentation"] = segmentation
     if segmentation is None:
         del changed["segmentation"]
     (tmp_path / "changed.json").write_text(json.dumps(content))
-    custom = entries(glyphs_dir)
+    custom = entries(openmoji_dir)
     custom[split == "val"][1] = str(tmp_path / "changed.json")
     arguments = ["--config-file", str(config_file), "DATASETS.CUSTOM", str(custom)]
     arguments += ["OUTPUT_DIR", str(tmp_path / "out"), "SOLVER.MAX_ITER", "1"]
@@ -327,8 +327,8 @@ def _rle(annotation, size):
     return mask_util.frPyObjects(annotation["segmentation"], *size)
 
 
-def test_the_ground_truth_itself_scores_100(glyphs_dir, tmp_path):
-    content = read(glyphs_dir / "glyphs_val.json")
+def test_the_ground_truth_itself_scores_100(openmoji_dir, tmp_path):
+    content = read(openmoji_dir / "openmoji_val.json")
     # Ids with gaps: predictions are mapped back to them.
     for category in content["categories"]:
         category["id"] = 3 * category["id"] + 5
@@ -340,7 +340,7 @@ def test_the_ground_truth_itself_scores_100(glyphs_dir, tmp_path):
     (tmp_path / "val.json").write_text(json.dumps(content))
     cfg = get_cfg()
     add_iif_config(cfg)
-    cfg.DATASETS.CUSTOM = [["gaps_val", str(tmp_path / "val.json"), str(glyphs_dir)]]
+    cfg.DATASETS.CUSTOM = [["gaps_val", str(tmp_path / "val.json"), str(openmoji_dir)]]
     register_custom_datasets(cfg)
     DatasetCatalog.get("gaps_val")
     contiguous = MetadataCatalog.get("gaps_val").thing_dataset_id_to_contiguous_id
@@ -359,13 +359,13 @@ def test_the_ground_truth_itself_scores_100(glyphs_dir, tmp_path):
         assert all(v == pytest.approx(100) or math.isnan(v) for v in values.values())
 
 
-def test_without_detections_every_metric_is_zero_or_undefined(glyphs_dir, tmp_path):
+def test_without_detections_every_metric_is_zero_or_undefined(openmoji_dir, tmp_path):
     cfg = get_cfg()
     add_iif_config(cfg)
-    cfg.DATASETS.CUSTOM = entries(glyphs_dir)
+    cfg.DATASETS.CUSTOM = entries(openmoji_dir)
     register_custom_datasets(cfg)
-    DatasetCatalog.get("glyphs_val")
-    evaluator = IIFEvaluator("glyphs_val", tmp_path, iou_types=("bbox",))
+    DatasetCatalog.get("openmoji_val")
+    evaluator = IIFEvaluator("openmoji_val", tmp_path, iou_types=("bbox",))
     metrics = evaluator.evaluate()
     assert list(metrics) == ["bbox"]
     assert metrics["bbox"]["AP"] == 0

@@ -81,11 +81,11 @@ def test_the_box_head_runs_once_an_image(tuned):
 
 
 def test_a_trial_measures_what_an_evaluation_of_the_held_out_images_gives(
-    tuned, plain, glyphs_dir, tmp_path
+    tuned, plain, openmoji_dir, tmp_path
 ):
     """The plain model and one value, through --eval-only on a file of those images alone."""
     result, _, _ = tuned
-    content = json.loads((glyphs_dir / "glyphs_train.json").read_text())
+    content = json.loads((openmoji_dir / "openmoji_train.json").read_text())
     out = held_out_images([image["id"] for image in content["images"]], FRACTION)
     content["images"] = [i for i, o in zip(content["images"], out, strict=True) if o]
     kept = {image["id"] for image in content["images"]}
@@ -94,8 +94,8 @@ def test_a_trial_measures_what_an_evaluation_of_the_held_out_images_gives(
     path = tmp_path / "held_out.json"
     path.write_text(json.dumps(content))
     custom = [
-        ["glyphs_train", str(glyphs_dir / "glyphs_train.json"), str(glyphs_dir)],
-        ["tune_all_part", str(path), str(glyphs_dir)],
+        ["openmoji_train", str(openmoji_dir / "openmoji_train.json"), str(openmoji_dir)],
+        ["tune_all_part", str(path), str(openmoji_dir)],
     ]
     arguments = ["--eval-only", "--config-file", str(plain / "config.yaml")]
     arguments += ["DATASETS.CUSTOM", repr(custom), "DATASETS.TEST", "('tune_all_part',)"]
@@ -160,12 +160,12 @@ def test_it_writes_pages_runs_and_a_configuration_that_evaluates(tuned, plain, t
     ],
     ids=["plain", "cascade", "specific cascade", "cosine"],
 )
-def test_one_pass_gives_what_a_run_under_each_method_gives(heads, glyphs_dir):
+def test_one_pass_gives_what_a_run_under_each_method_gives(heads, openmoji_dir):
     """Bit for bit, whatever the heads."""
-    train = glyphs_dir / "glyphs_train.json"
+    train = openmoji_dir / "openmoji_train.json"
     statistics = ClassStatistics.from_json(train)
     cfg = tiny_cfg(
-        *("DATASETS.CUSTOM", [["passes_train", str(train), str(glyphs_dir)]]),
+        *("DATASETS.CUSTOM", [["passes_train", str(train), str(openmoji_dir)]]),
         *("DATASETS.TRAIN", ("passes_train",), "MODEL.ROI_HEADS.NUM_CLASSES", len(statistics)),
         *("INPUT.MIN_SIZE_TEST", 64, "DATALOADER.NUM_WORKERS", 0),
         *("MODEL.LONG_TAIL.METHOD", "none", "MODEL.MASK_ON", False, *heads),
@@ -210,8 +210,8 @@ def test_one_pass_gives_what_a_run_under_each_method_gives(heads, glyphs_dir):
 def test_what_cannot_be_tuned_is_refused(plain, iif_run, tmp_path):
     weights = str(plain / "model_final.pth")
     cfg = saved_config(plain)
-    with pytest.raises(InputError, match=r"'glyphs_val' is not in DATASETS.TRAIN"):
-        tune_all(cfg, weights, tmp_path, dataset="glyphs_val")
+    with pytest.raises(InputError, match=r"'openmoji_val' is not in DATASETS.TRAIN"):
+        tune_all(cfg, weights, tmp_path, dataset="openmoji_val")
     with pytest.raises(InputError, match="recall is 2; it must be above 0"):
         tune_all(cfg, weights, tmp_path, recall=2.0)
     with pytest.raises(InputError, match="was trained with method iif, the configuration has none"):

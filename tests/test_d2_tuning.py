@@ -50,13 +50,13 @@ def test_a_wrong_fraction_is_refused(fraction):
 
 
 @pytest.fixture(scope="module")
-def cfg(glyphs_dir):
+def cfg(openmoji_dir):
     """A tiny model's configuration, with the data sets under names of this module."""
-    train = glyphs_dir / "glyphs_train.json"
+    train = openmoji_dir / "openmoji_train.json"
     custom = [
-        ["tune_train", str(train), str(glyphs_dir)],
-        ["tune_val", str(glyphs_dir / "glyphs_val.json"), str(glyphs_dir)],
-        ["tune_alias", str(train), str(glyphs_dir)],
+        ["tune_train", str(train), str(openmoji_dir)],
+        ["tune_val", str(openmoji_dir / "openmoji_val.json"), str(openmoji_dir)],
+        ["tune_alias", str(train), str(openmoji_dir)],
     ]
     cfg = tiny_cfg(
         *("DATASETS.CUSTOM", custom, "DATASETS.TRAIN", ("tune_train",)),
@@ -123,10 +123,10 @@ def test_it_writes_curve_picture_and_configuration(tuned, weights, cfg):
 
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_the_curve_is_what_an_evaluation_of_the_held_out_images_gives(
-    strength, tuned, cfg, weights, glyphs_dir, tmp_path
+    strength, tuned, cfg, weights, openmoji_dir, tmp_path
 ):
     """The same through Detectron2's test loop on an annotation file of those images alone."""
-    content = json.loads((glyphs_dir / "glyphs_train.json").read_text())
+    content = json.loads((openmoji_dir / "openmoji_train.json").read_text())
     out = held_out_images([image["id"] for image in content["images"]], 0.3)
     content["images"] = [i for i, o in zip(content["images"], out, strict=True) if o]
     kept = {image["id"] for image in content["images"]}
@@ -140,7 +140,7 @@ def test_the_curve_is_what_an_evaluation_of_the_held_out_images_gives(
             *("MODEL.IIF.APPLY", "test", "MODEL.IIF.STRENGTH", strength),
         ]
     )
-    cfg.DATASETS.CUSTOM.append([name, str(tmp_path / "held_out.json"), str(glyphs_dir)])
+    cfg.DATASETS.CUSTOM.append([name, str(tmp_path / "held_out.json"), str(openmoji_dir)])
     model = Trainer.build_model(cfg)
     DetectionCheckpointer(model).load(weights)
     register_custom_datasets(cfg)

@@ -204,12 +204,12 @@ def test_settings_and_configuration_are_recorded(files: tuple[Path, Path], tmp_p
     summary = evaluate_files(
         *files,
         output_dir=tmp_path / "out",
-        dataset_name="glyphs_val",
+        dataset_name="openmoji_val",
         test_settings=settings,
         config={"a": 1},
         ap_fixed=False,
     )
-    assert summary["dataset"]["name"] == "glyphs_val"
+    assert summary["dataset"]["name"] == "openmoji_val"
     assert summary["test_settings"] == settings
     assert summary["config"] == {"a": 1}
     assert "AP-fixed" not in summary["metrics"]["bbox"]

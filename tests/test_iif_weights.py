@@ -243,8 +243,8 @@ def test_by_instance_counts_instances_and_their_total(counts, variant):
 
 
 @pytest.mark.parametrize("count_by", COUNT_BY)
-def test_command_writes_table_and_plot(glyphs_dir, tmp_path, capsys, count_by):
-    train = str(glyphs_dir / "glyphs_train.json")
+def test_command_writes_table_and_plot(openmoji_dir, tmp_path, capsys, count_by):
+    train = str(openmoji_dir / "openmoji_train.json")
     table, plot = tmp_path / "out" / "w.csv", tmp_path / "out" / "w.png"
     arguments = ["weights", "--json", train, "--variant", "smooth", "--count-by", count_by]
     assert main([*arguments, "--csv", str(table), "--plot", str(plot)]) == 0
@@ -275,9 +275,11 @@ def test_command_writes_table_and_plot(glyphs_dir, tmp_path, capsys, count_by):
         (["--plot", "w.jpeg"], "must end in png, pdf, svg"),
     ],
 )
-def test_command_refuses_in_one_line(glyphs_dir, tmp_path, capsys, monkeypatch, arguments, message):
+def test_command_refuses_in_one_line(
+    openmoji_dir, tmp_path, capsys, monkeypatch, arguments, message
+):
     monkeypatch.chdir(tmp_path)
-    train = str(glyphs_dir / "glyphs_train.json")
+    train = str(openmoji_dir / "openmoji_train.json")
     assert main(["weights", "--json", train, "--csv", "w.csv", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -71,10 +71,10 @@ def test_dimensions_are_those_of_a_plain_count():
     assert found[8] == pytest.approx(1.9, abs=0.1)
 
 
-def test_it_is_counted_from_the_annotation_file(glyphs_dir):
+def test_it_is_counted_from_the_annotation_file(openmoji_dir):
     import json
 
-    path = glyphs_dir / "glyphs_train.json"
+    path = openmoji_dir / "openmoji_train.json"
     content = json.loads(path.read_text())
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
     found = ClassStatistics.from_json(path)

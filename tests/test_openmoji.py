@@ -21,10 +21,10 @@ from iif import ClassStatistics, InputError
 from iif.cli import main
 from iif.data.outlines import coverage_to_polygons
 from iif.demo import font, openmoji
+from iif.demo.drawing import Drawing, Pose, draw_image, pose_drawing
 from iif.demo.kinds import Kind, choose_kinds
 from iif.demo.openmoji import make_openmoji, read_groups
-from iif.demo.openmoji_drawing import Drawing, Pose, draw_image, pose_drawing
-from iif.demo.openmoji_plan import ImagePlan, OpenMojiSettings, plan_images
+from iif.demo.plan import ImagePlan, OpenMojiSettings, plan_images
 
 MEDIUM = OpenMojiSettings(categories=30, train=120, val=40, image_size=96, seed=3)
 TINY = OpenMojiSettings(categories=12, train=20, val=8, image_size=64, seed=0)
@@ -185,8 +185,8 @@ def independent_masks(kinds: list[Kind], drawings: list[Drawing], size: int) -> 
     for number, drawing in enumerate(drawings, start=1):
         code, pose = kinds[drawing.category].code, drawing.pose
         font_size = round(4 * pose.size / font.ink_ratio(code))
-        glyph = ImageFont.truetype(font.font_path(), font_size)
-        bitmap, _ = glyph.getmask2(chr(code), mode="RGBA")
+        typeface = ImageFont.truetype(font.font_path(), font_size)
+        bitmap, _ = typeface.getmask2(chr(code), mode="RGBA")
         alpha = np.asarray(bitmap).reshape(*bitmap.size[::-1], 4)[..., 3] / 255
         rows, columns = np.nonzero(alpha)
         upright = alpha[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]

@@ -1,4 +1,4 @@
-"""iif quickstart: every step on a tiny glyph data set."""
+"""iif quickstart: every step on a tiny OpenMoji data set."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 from iif import InputError
 from iif.cli import main
-from iif.demo.glyphs import GlyphSettings
+from iif.demo.plan import OpenMojiSettings
 from iif.demo.quickstart import Demo, quickstart
 
-DEMO = Demo(GlyphSettings(categories=8, train=24, val=12, image_size=64), iterations=2)
+DEMO = Demo(OpenMojiSettings(categories=8, train=24, val=12, image_size=64), iterations=2)
 OUTPUTS = (
     "weights.csv",
     "weights.png",

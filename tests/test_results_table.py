@@ -26,11 +26,11 @@ def benchmark():
 
 
 @pytest.fixture
-def experiment(benchmark, glyphs_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmark, "make_glyphs", lambda *_: None)
+def experiment(benchmark, openmoji_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "make_openmoji", lambda *_: None)
     args = SimpleNamespace(size="small", output=tmp_path, num_gpus=0, jobs=1, opts=[])
     made = benchmark.Experiment(args)
-    made.data = glyphs_dir
+    made.data = openmoji_dir
     return made
 
 
@@ -44,9 +44,9 @@ def finish(experiment, method, seed, ap, detections):
     (folder / "lvis_instances_results.json").write_text(json.dumps(detections))
 
 
-def detections_with(glyphs_dir, false_positives):
+def detections_with(openmoji_dir, false_positives):
     """Return a detection on every object of one category, behind wrong ones in its images."""
-    content = json.loads((glyphs_dir / "glyphs_val.json").read_text())
+    content = json.loads((openmoji_dir / "openmoji_val.json").read_text())
     category = content["annotations"][0]["category_id"]
     objects = [a for a in content["annotations"] if a["category_id"] == category]
     row = {"category_id": category, "image_id": objects[0]["image_id"]}
@@ -59,11 +59,11 @@ def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_table_has_means_spreads_and_shares(benchmark, experiment, glyphs_dir):
+def test_the_table_has_means_spreads_and_shares(benchmark, experiment, openmoji_dir):
     softmax, iif = benchmark.Method("softmax"), benchmark.Method("IIF raw", benchmark.iif())
     for seed, ap in enumerate((10.0, 12.0, 14.0)):
-        finish(experiment, softmax, seed, ap, detections_with(glyphs_dir, 4))
-    finish(experiment, iif, 0, 20.0, detections_with(glyphs_dir, 1))
+        finish(experiment, softmax, seed, ap, detections_with(openmoji_dir, 4))
+    finish(experiment, iif, 0, 20.0, detections_with(openmoji_dir, 1))
     missing = benchmark.Method("never run")
     found = benchmark.measured(experiment, [softmax, iif, missing], [0, 1, 2])
     lines = benchmark.table(found).splitlines()
@@ -77,13 +77,13 @@ def test_the_table_has_means_spreads_and_shares(benchmark, experiment, glyphs_di
     assert dots == [[10.0, 12.0, 14.0], [20.0]]
 
 
-def test_changed_results_are_counted_again(benchmark, experiment, glyphs_dir):
+def test_changed_results_are_counted_again(benchmark, experiment, openmoji_dir):
     softmax, iif = benchmark.Method("softmax"), benchmark.Method("IIF raw")
-    finish(experiment, softmax, 0, 1.0, detections_with(glyphs_dir, 4))
-    finish(experiment, iif, 0, 1.0, detections_with(glyphs_dir, 2))
+    finish(experiment, softmax, 0, 1.0, detections_with(openmoji_dir, 4))
+    finish(experiment, iif, 0, 1.0, detections_with(openmoji_dir, 2))
     assert experiment.false_positives(iif, 0) == 0.5
     path = experiment.folder(iif, 0) / "inference" / "lvis_instances_results.json"
-    path.write_text(json.dumps(detections_with(glyphs_dir, 8)))
+    path.write_text(json.dumps(detections_with(openmoji_dir, 8)))
     assert experiment.false_positives(iif, 0) == 2.0
 
 

@@ -14,7 +14,7 @@ from iif import ClassStatistics, InputError
 from iif.cli import main
 from iif.methods import METHODS, Method, Options
 from iif.tv import TrainConfig
-from iif.tv.config import GLYPHS
+from iif.tv.config import OPENMOJI
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +24,16 @@ def data(tmp_path_factory):
 
 class TestConfig:
     def test_round_trip(self):
-        assert TrainConfig.from_dict(json.loads(json.dumps(GLYPHS.to_dict()))) == GLYPHS
+        assert TrainConfig.from_dict(json.loads(json.dumps(OPENMOJI.to_dict()))) == OPENMOJI
 
     def test_override(self):
-        config = GLYPHS.override(["iif.variant=base10", "steps=[3,4]", "clip_gradients=null"])
+        config = OPENMOJI.override(["iif.variant=base10", "steps=[3,4]", "clip_gradients=null"])
         assert (config.steps, config.clip_gradients) == ((3, 4), None)
         assert config.options["iif"].variant == "base10"
-        assert config.base_lr == GLYPHS.base_lr
+        assert config.base_lr == OPENMOJI.base_lr
 
     def test_a_methods_options_are_a_node_under_its_name(self):
-        values = GLYPHS.override(["iif.strength=2"]).to_dict()
+        values = OPENMOJI.override(["iif.strength=2"]).to_dict()
         assert values["method"] == "iif"
         assert values["iif"] == {
             "variant": "raw",
@@ -102,7 +102,7 @@ class TestConfig:
     )
     def test_wrong_values(self, assignment, message):
         with pytest.raises(InputError, match=message):
-            GLYPHS.override([assignment])
+            OPENMOJI.override([assignment])
 
 
 class TestCommandLine:

@@ -14,9 +14,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from iif.demo.drawing import Pose, pose_drawing
 from iif.demo.kinds import all_kinds
 from iif.demo.openmoji import TRAIN_JSON
-from iif.demo.openmoji_drawing import Pose, pose_drawing
 
 WIDTH = 1200
 COLUMNS = 10  # of kinds: a family a row

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from iif.demo.drawing import hue_rotation
 from iif.demo.font import render
 from iif.demo.kinds import KINDS_CSV, Kind
-from iif.demo.openmoji_drawing import hue_rotation
 
 NUMBER = 1203  # of LVIS's categories
 

@@ -143,23 +143,6 @@ _command(
     arg("--json", action="store_true", help="print JSON"),
 )
 _command(
-    "glyphs",
-    commands.glyphs,
-    arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
-    *(
-        arg(f"--{name}", type=count, default=default, help=f"{text} (default %(default)s)")
-        for name, default, text in (
-            ("categories", 60, "number of characters"),
-            ("train", 1000, "training images"),
-            ("val", 300, "validation images"),
-            ("image-size", 128, "height and width in pixels"),
-            ("seed", 0, "of everything random"),
-        )
-    ),
-    arg("--workers", type=count, help="processes (default: one per core)"),
-    arg("--overwrite", action="store_true", help="replace a data set made with other arguments"),
-)
-_command(
     "openmoji",
     commands.openmoji,
     arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
@@ -281,7 +264,7 @@ _command(
     EXHAUSTIVE,
     arg(
         "--preset",
-        choices=("lvis", "glyphs", "openmoji"),
+        choices=("lvis", "openmoji"),
         default="lvis",
         help="settings to start from: the published ones on LVIS (default) or the demo's",
     ),

@@ -59,27 +59,6 @@ def methods(args: Namespace) -> None:
     print(json_text({"methods": found}) if args.json else methods_text(found))
 
 
-def glyphs(args: Namespace) -> None:
-    """Make a small long-tailed data set.
-
-    Draws characters on textured backgrounds and annotates them as LVIS v1 does: long-tailed
-    training, balanced validation, federated. The same arguments make the same files. A data set
-    of the same arguments that is already there is kept.
-    """
-    from iif.demo.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
-
-    settings = GlyphSettings(
-        categories=args.categories,
-        train=args.train,
-        val=args.val,
-        image_size=args.image_size,
-        seed=args.seed,
-    )
-    folder = make_glyphs(args.out_dir, settings, workers=args.workers, overwrite=args.overwrite)
-    print(f"Training annotations: {folder / TRAIN_JSON}")
-    print(f"Validation annotations: {folder / VAL_JSON}")
-
-
 def openmoji(args: Namespace) -> None:
     """Make a small long-tailed data set.
 
@@ -89,7 +68,7 @@ def openmoji(args: Namespace) -> None:
     drawings, CC BY-SA 4.0.
     """
     from iif.demo.openmoji import TRAIN_JSON, VAL_JSON, make_openmoji, read_groups
-    from iif.demo.openmoji_plan import OpenMojiSettings
+    from iif.demo.plan import OpenMojiSettings
 
     settings = OpenMojiSettings(
         categories=args.categories,
@@ -239,7 +218,7 @@ def train(args: Namespace) -> None:
     _require_torchvision()
     from iif.report.text import summary_text
     from iif.tv import TrainConfig, checkpoint, evaluate, train
-    from iif.tv.config import GLYPHS, OPENMOJI, read_config
+    from iif.tv.config import OPENMOJI, read_config
 
     config, named = (None, None) if args.config is None else read_config(args.config)
     if args.eval_only:
@@ -256,7 +235,7 @@ def train(args: Namespace) -> None:
             device=args.device,
         )
     else:
-        preset = {"lvis": TrainConfig(), "glyphs": GLYPHS, "openmoji": OPENMOJI}[args.preset]
+        preset = {"lvis": TrainConfig(), "openmoji": OPENMOJI}[args.preset]
         summary = train(
             args.json,
             args.images,
@@ -275,7 +254,7 @@ def train(args: Namespace) -> None:
 def quickstart(args: Namespace) -> None:
     """Run every step on a small data set: train, evaluate, compare, report.
 
-    Makes the glyph data set, trains the baseline and IIF on two CPU cores in minutes, evaluates
+    Makes the OpenMoji data set, trains the baseline and IIF on two CPU cores in minutes, evaluates
     and compares them, draws false positives and writes the report.
     """
     from iif.demo.quickstart import quickstart

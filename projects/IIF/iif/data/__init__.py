@@ -1,1 +1,1 @@
-"""Annotation and result files in and out; the glyph data set."""
+"""Annotation and result files in and out."""

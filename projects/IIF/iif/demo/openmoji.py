@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from iif.data.outlines import coverage_to_polygons
 from iif.demo import font
+from iif.demo.drawing import Drawing, draw_image
 from iif.demo.kinds import Kind, choose_kinds
-from iif.demo.openmoji_drawing import Drawing, draw_image
-from iif.demo.openmoji_plan import (
+from iif.demo.plan import (
     ImagePlan,
     OpenMojiSettings,
     group_of,

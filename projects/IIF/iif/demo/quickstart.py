@@ -23,7 +23,8 @@ from typing import Any
 from tqdm import tqdm
 
 from iif import layout
-from iif.demo.glyphs import TRAIN_JSON, VAL_JSON, GlyphSettings, make_glyphs
+from iif.demo.openmoji import TRAIN_JSON, VAL_JSON, make_openmoji
+from iif.demo.plan import OpenMojiSettings
 from iif.errors import InputError
 from iif.files import read_json, sha256_file, write_json
 from iif.methods import BASELINE, DEFAULT
@@ -36,7 +37,7 @@ ENGINES = tuple(_NEEDS)
 RUNS = {"baseline": BASELINE, DEFAULT: DEFAULT}
 NAMES = {"baseline": "baseline", DEFAULT: DEFAULT.upper()}
 _PICTURES = 4
-_GLYPHS = GlyphSettings(categories=40, train=1000, val=300, image_size=96)
+_DATA = OpenMojiSettings()
 _FORMAT = "iif-quickstart/1"
 # The repository, where this package lies in a checkout: Detectron2's configurations are there.
 _CHECKOUT = Path(__file__).resolve().parents[4]
@@ -47,11 +48,11 @@ class Demo:
     """The size of the demo.
 
     Attributes:
-        glyphs: the data set; its seed is the quickstart's.
+        data: the data set; its seed is the quickstart's.
         iterations: of each training run; None for those of the engine's configuration.
     """
 
-    glyphs: GlyphSettings = _GLYPHS
+    data: OpenMojiSettings = _DATA
     iterations: int | None = None
 
 
@@ -83,17 +84,14 @@ def quickstart(
     """
     folder = Path(out).resolve()
     demo = demo or Demo()
-    demo = dataclasses.replace(demo, glyphs=dataclasses.replace(demo.glyphs, seed=seed))
+    demo = dataclasses.replace(demo, data=dataclasses.replace(demo.data, seed=seed))
     chosen, why = _choose_engine(engine, _begun_with(folder))
     print(f"Engine: {chosen} ({why})", flush=True)
     _begin(folder, {"engine": chosen, "seed": seed, **_settings(chosen, demo)})
 
-    data = folder / "glyphs"
-    glyphs = demo.glyphs
-    with _step(
-        1, f"data set: {glyphs.categories} characters, {glyphs.train} + {glyphs.val} images"
-    ):
-        make_glyphs(data, glyphs)
+    data, size = folder / "openmoji", demo.data
+    with _step(1, f"data set: {size.categories} kinds of thing, {size.train} + {size.val} images"):
+        make_openmoji(data, size)
     with _step(2, "weights: table and plot"):
         _write_weights(folder, data)
     what = f"{' and '.join(NAMES.values())}: training and evaluation"
@@ -141,12 +139,12 @@ def _fault_of(engine: str) -> str | None:
 
 
 def _config_file(run: str) -> Path:
-    return _CHECKOUT / "configs" / f"glyphs_{run}.yaml"
+    return _CHECKOUT / "configs" / f"openmoji_{run}.yaml"
 
 
 def _settings(engine: str, demo: Demo) -> dict[str, Any]:
     """Return the settings that decide a quickstart's result, for its marker file."""
-    settings: dict[str, Any] = {"data set": dataclasses.asdict(demo.glyphs)}
+    settings: dict[str, Any] = {"data set": dataclasses.asdict(demo.data)}
     if engine == "torchvision":
         return settings | {"training": _torchvision_config(demo, BASELINE).to_dict()}
     files = [_config_file(run) for run in RUNS]
@@ -246,10 +244,10 @@ def _set_threads(number: int) -> None:
 
 
 def _torchvision_config(demo: Demo, method: str) -> Any:
-    from iif.tv.config import GLYPHS
+    from iif.tv.config import OPENMOJI
 
     length = [] if demo.iterations is None else [f"iterations={demo.iterations}"]
-    return GLYPHS.override([f"method={method}", f"seed={demo.glyphs.seed}", *length])
+    return OPENMOJI.override([f"method={method}", f"seed={demo.data.seed}", *length])
 
 
 def _train_torchvision(demo: Demo, data: Path, run: Path) -> None:
@@ -269,14 +267,14 @@ def _train_torchvision(demo: Demo, data: Path, run: Path) -> None:
 def _train_detectron2(demo: Demo, data: Path, run: Path) -> None:
     """Run ``train_net.py`` in a process of its own; its output goes to ``console.txt``."""
     datasets = [
-        ["glyphs_train", str(data / TRAIN_JSON), str(data)],
-        ["glyphs_val", str(data / VAL_JSON), str(data)],
+        ["openmoji_train", str(data / TRAIN_JSON), str(data)],
+        ["openmoji_val", str(data / VAL_JSON), str(data)],
     ]
     options = {
         "DATASETS.CUSTOM": datasets,
-        "MODEL.ROI_HEADS.NUM_CLASSES": demo.glyphs.categories,
+        "MODEL.ROI_HEADS.NUM_CLASSES": demo.data.categories,
         "MODEL.DEVICE": "cpu",
-        "SEED": demo.glyphs.seed,
+        "SEED": demo.data.seed,
         "OUTPUT_DIR": str(run),
     }
     if demo.iterations is not None:

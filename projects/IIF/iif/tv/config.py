@@ -272,12 +272,11 @@ def read_config(path: str | os.PathLike[str]) -> tuple[TrainConfig, str | None]:
 
 
 # The demo's setting, for two processor cores; docs/torchvision.md gives what it measures.
-GLYPHS = TrainConfig(
+OPENMOJI = TrainConfig(
     model="maskrcnn_resnet18_fpn_small",
     weights_backbone=None,
     min_size=(96,),
     max_size=96,
-    flip=False,
     images_per_batch=8,
     iterations=600,
     base_lr=0.04,
@@ -289,5 +288,3 @@ GLYPHS = TrainConfig(
     cache_images=True,
     detections_per_image=100,
 )
-
-OPENMOJI = msgspec.structs.replace(GLYPHS, flip=True)

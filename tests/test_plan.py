@@ -9,7 +9,7 @@ import pytest
 
 from iif import ClassStatistics
 from iif.demo.kinds import choose_kinds
-from iif.demo.openmoji_plan import (
+from iif.demo.plan import (
     OpenMojiSettings,
     group_of,
     plan_images,
