@@ -16,7 +16,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from helpers_d2 import STATISTICS, tiny_cfg, training_batch
-from iif import ClassStatistics
+from iif import ClassStatistics, InputError
 from iif.d2 import IIFFastRCNNOutputLayers
 from iif.d2.roi_heads import IntermediateOutputLayers
 from iif.methods import Affine, Options
@@ -134,3 +134,23 @@ def test_in_training_the_best_class_is_that_of_the_test_logits():
     # In evaluation forward has adjusted the logits already: not twice.
     (boxes,) = stage.eval().predict_boxes((outputs.detach(), deltas), [proposals])
     torch.testing.assert_close(boxes, torch.tensor([[5.0, 0, 15, 10]]))
+
+
+def test_stage_loss_weights_multiply_the_losses():
+    weights = (1.0, 0.5, 0.25)
+    losses = []
+    for value in ((), weights):
+        model = build(cascade_cfg("MODEL.LONG_TAIL.STAGE_LOSS_WEIGHTS", value))
+        torch.manual_seed(1)
+        with EventStorage():
+            losses.append(model(training_batch()))
+    for stage, weight in enumerate(weights):
+        for name in (f"loss_cls_stage{stage}", f"loss_box_reg_stage{stage}"):
+            torch.testing.assert_close(losses[1][name], weight * losses[0][name])
+    assert losses[1]["loss_mask"] == losses[0]["loss_mask"]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 0.5), (1.0, 0.5, -0.25)])
+def test_wrong_stage_loss_weights_are_refused(weights):
+    with pytest.raises(InputError, match=r"STAGE_LOSS_WEIGHTS is .*each of the 3 stages"):
+        build(cascade_cfg("MODEL.LONG_TAIL.STAGE_LOSS_WEIGHTS", weights))
