@@ -1,13 +1,14 @@
 """Time a training step of the box predictor with IIF against Detectron2's predictor.
 
-    python benchmarks/training_overhead.py [--images 2 8] [--device cuda]
+    python benchmarks/training_overhead.py [--images 2 8] [--device cuda] [--fasa]
 
 A step is forward, losses and backward of the predictor on R = 512 regions an image with K = 1,203
 classes, in float32 and in autocast (bfloat16 on a CPU, float16 on a GPU). Both predictors have the
 same parameters and input and run in turn, in both orders. Printed are the median time of each (on a
 CPU the process's own time, which other programs on the machine do not lengthen), the median of the
 ratios of neighbouring runs with its quartiles, and the memory that IIF adds: at the peak, and of
-what forward keeps for backward, in tensors of the logits' size (R, K + 1).
+what forward keeps for backward, in tensors of the logits' size (R, K + 1). With --fasa IIF's
+predictor also draws virtual features, from the first iteration on.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from detectron2.utils.events import EventStorage
 from torch.autograd.graph import saved_tensors_hooks
 
 from iif import ClassStatistics, build_method
+from iif.augmentation import FasaOptions, FeatureAugmentation
 from iif.d2 import IIFFastRCNNOutputLayers
 from iif.files import versions
 
@@ -35,7 +37,7 @@ IMAGE = (800, 1333)
 
 
 def make_predictors(
-    categories: int, device: str
+    categories: int, device: str, fasa: bool = False
 ) -> tuple[FastRCNNOutputLayers, IIFFastRCNNOutputLayers]:
     """Return Detectron2's predictor and IIF's with the same parameters."""
     arguments = {
@@ -45,8 +47,17 @@ def make_predictors(
     counts = torch.logspace(0, 4.5, categories).long().numpy()
     method = build_method("iif", ClassStatistics(image_count=counts, num_images=100_170))
     stock = FastRCNNOutputLayers(ShapeSpec(channels=CHANNELS), **arguments)
-    ours = IIFFastRCNNOutputLayers(ShapeSpec(channels=CHANNELS), method=method, **arguments)
-    ours.load_state_dict(stock.state_dict())
+    ours = IIFFastRCNNOutputLayers(
+        ShapeSpec(channels=CHANNELS),
+        method=method,
+        augmentation=FeatureAugmentation(
+            counts, CHANNELS, options=FasaOptions(start_epoch=1, epoch_length=1)
+        )
+        if fasa
+        else None,
+        **arguments,
+    )
+    ours.start_from(stock)
     return stock.to(device), ours.to(device)
 
 
@@ -139,6 +150,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fasa", action="store_true", help="IIF with FASA beside it")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
@@ -151,7 +163,7 @@ def main() -> None:
         f"{'peak':>6} {'kept':>6}"
     )
     for images in args.images:
-        stock, ours = make_predictors(args.categories, args.device)
+        stock, ours = make_predictors(args.categories, args.device, args.fasa)
         features = torch.randn(images * REGIONS_PER_IMAGE, CHANNELS, device=args.device)
         proposals = make_proposals(images, args.categories, args.device)
         steps = [Step(predictor, features, proposals) for predictor in (stock, ours)]

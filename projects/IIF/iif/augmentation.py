@@ -136,7 +136,8 @@ class FeatureAugmentation(nn.Module):
         members[row, torch.arange(len(labels), device=row.device)] = 1
         features, regions = features.double(), regions.double()[:, None]
         mean = members @ features / regions
-        variance = members @ (features - mean[row]).square() / (regions - 1).clamp(min=1)
+        deviation = features.sub_(mean[row]).square_()  # the features are a copy
+        variance = members @ deviation / (regions - 1).clamp(min=1)
         new = torch.where(self.seen[classes], self.options.momentum, 1.0).double()[:, None]
         for average, value in ((self.mean, mean), (self.variance, variance)):
             average[classes] = (new * value + (1 - new) * average[classes]).to(average.dtype)
