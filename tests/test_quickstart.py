@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 
@@ -12,7 +13,7 @@ pytest.importorskip("torchvision", reason="torchvision is not installed")
 from iif import InputError
 from iif.cli import main
 from iif.demo.plan import OpenMojiSettings
-from iif.demo.quickstart import Demo, quickstart
+from iif.demo.quickstart import Demo, _train_runs, quickstart
 
 DEMO = Demo(OpenMojiSettings(categories=8, train=24, val=12, image_size=64), iterations=2)
 OUTPUTS = (
@@ -50,6 +51,11 @@ class TestTorchvision:
         assert {k for k in iif if iif[k] != baseline[k]} == {"method"}
         assert (baseline["method"], iif["method"]) == ("none", "iif")
         assert iif["iif"]["variant"] == "raw"
+
+    def test_of_the_checkpoints_the_final_one_is_left(self, done):
+        for run in ("baseline", "iif"):
+            assert [path.name for path in (done[0] / run).glob("*.pth")] == ["model_final.pth"]
+            assert (done[0] / run / "last_checkpoint").read_text() == "model_final.pth"
 
     def test_again_repeats_no_training(self, done, capsys):
         out, report = done
@@ -156,3 +162,27 @@ def test_detectron2(tmp_path, capsys):
     assert iif["config"]["MODEL"]["LONG_TAIL"]["METHOD"] == "iif"
     assert iif["config"]["MODEL"]["IIF"]["VARIANT"] == "raw"
     assert "Report: " in capsys.readouterr().out
+    for run in ("baseline", "iif"):
+        assert [path.name for path in (out / run).glob("*.pth")] == ["model_final.pth"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_checkpoints_are_kept_until_the_runs_are_finished(fails, tmp_path, monkeypatch):
+    """Both runs may have to be resumed; those of a run that is finished are not needed."""
+
+    def train(waiting, engine, demo, data, folder):
+        assert (tmp_path / "baseline/model_0000349.pth").exists()
+        if fails:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("iif.demo.quickstart._train_side_by_side", train)
+    (tmp_path / "iif/inference").mkdir(parents=True)
+    (tmp_path / "iif/inference/eval_summary.json").touch()
+    (tmp_path / "baseline").mkdir()
+    names = ("model_0000349.pth", "model_final.pth", "moments.pth")
+    for name in names:
+        (tmp_path / "baseline" / name).touch()
+    with contextlib.suppress(KeyboardInterrupt):
+        _train_runs("torchvision", DEMO, tmp_path, tmp_path)
+    left = {path.name for path in (tmp_path / "baseline").iterdir()}
+    assert left == set(names if fails else names[1:])

@@ -32,6 +32,7 @@ _RELEVANT_DISTRIBUTIONS = (
     "torch",
     "numpy",
     "numba",
+    "pillow",
     "pycocotools",
     "detectron2",
     "opencv-python",

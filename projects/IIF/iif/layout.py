@@ -16,6 +16,7 @@ CONFIG_JSON = "config.json"  # torchvision's settings
 STATISTICS = "class_statistics.json"
 LAST_CHECKPOINT = "last_checkpoint"
 FINAL_CHECKPOINT = "model_final.pth"
+CHECKPOINTS = "model_*.pth"  # the pattern of their names
 LOCK = ".lock"  # held while a run writes into the folder
 
 # Of an evaluation.

@@ -15,7 +15,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -220,8 +220,15 @@ def _train_runs(engine: str, demo: Demo, data: Path, folder: Path) -> None:
             print(f"    {run}: done before")
         else:
             waiting.append(run)
-    if not waiting:
-        return
+    if waiting:
+        _train_side_by_side(waiting, engine, demo, data, folder)
+    for run in RUNS:
+        _remove_older_checkpoints(folder / run)
+
+
+def _train_side_by_side(
+    waiting: Sequence[str], engine: str, demo: Demo, data: Path, folder: Path
+) -> None:
     train = _train_detectron2 if engine == "detectron2" else _train_torchvision
     cores = os.cpu_count() or 1
     with ProcessPoolExecutor(
@@ -233,6 +240,13 @@ def _train_runs(engine: str, demo: Demo, data: Path, folder: Path) -> None:
         futures = [pool.submit(train, demo, data, folder / run) for run in waiting]
         for future in futures:
             future.result()
+
+
+def _remove_older_checkpoints(run: Path) -> None:
+    """Remove what a finished run kept for the case of a stop: all checkpoints but the final one."""
+    for path in run.glob(layout.CHECKPOINTS):
+        if path.name != layout.FINAL_CHECKPOINT:
+            path.unlink()
 
 
 def _set_threads(number: int) -> None:
