@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +28,7 @@ from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers, TrainingPredictions
 from iif.d2.loader import iterations_per_epoch
 from iif.d2.train import Trainer, run
 
+ROOT = Path(__file__).parents[1]
 ON = ("MODEL.FASA.ENABLED", True, "MODEL.FASA.ADAPT", False)
 CASCADE = (
     *("MODEL.ROI_HEADS.NAME", "IIFCascadeROIHeads"),
@@ -35,6 +40,20 @@ C4 = (
     *("MODEL.RESNETS.DEPTH", 50, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16),
     *("MODEL.RPN.IN_FEATURES", ["res4"], "MODEL.ANCHOR_GENERATOR.SIZES", [[16, 32]]),
 )
+
+
+SAVE_EACH_RANK = """
+import sys, torch, train_net
+from detectron2.utils import comm
+class Trainer(train_net.Trainer):
+    def after_train(self):
+        super().after_train()
+        state = {k: v for k, v in self.model.state_dict().items() if "augmentation" in k}
+        torch.save(state, f"{self.cfg.OUTPUT_DIR}/rank{comm.get_rank()}.pth")
+train_net.Trainer = Trainer
+if __name__ == "__main__":
+    sys.exit(train_net.run())
+"""
 
 
 def build(*overrides, start=1, chance=1.0):
@@ -49,7 +68,6 @@ def build(*overrides, start=1, chance=1.0):
 
 
 def step(model, seed=0):
-    """Return the losses of an iteration whose random numbers follow from the seed."""
     torch.manual_seed(seed)
     with EventStorage():
         return model(training_batch(seed=seed))
@@ -350,6 +368,19 @@ class TestTraining:
         change = last["held_out_loss"] - first["held_out_loss"]
         factor = torch.where(change < 0, 1.1, torch.where(change > 0, 0.9, 1.0))
         torch.testing.assert_close(last["chance"], first["chance"] * factor)
+
+    def test_two_processes_end_with_the_same_state(self, trained, tmp_path):
+        config, _ = trained
+        path = tmp_path / "two.py"
+        path.write_text(SAVE_EACH_RANK)
+        command = [sys.executable, str(path), "--num-gpus", "2", "--dist-url", "auto"]
+        command += ["--config-file", str(config), *self.SETTINGS, "OUTPUT_DIR", str(tmp_path)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=170)
+        states = [torch.load(tmp_path / f"rank{rank}.pth") for rank in range(2)]
+        assert any(value.bool().any() for key, value in states[0].items() if "seen" in key)
+        for key, value in states[0].items():
+            torch.testing.assert_close(value, states[1][key], rtol=0, atol=0, equal_nan=True)
 
     def test_evaluates_with_its_own_configuration_and_no_other(self, trained, tmp_path, capsys):
         _, folder = trained
