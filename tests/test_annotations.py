@@ -61,6 +61,22 @@ def test_arrays_hold_what_the_file_says(tmp_path: Path) -> None:
         assert not gt.exhaustive
 
 
+@pytest.mark.parametrize(
+    ("info", "attribution"),
+    [
+        ({"attribution": "images by A. B."}, "images by A. B."),
+        ({"attribution": 3}, ""),
+        ({"year": 2026}, ""),
+        (["any", "form"], ""),
+        (None, ""),
+    ],
+)
+def test_the_file_may_say_whom_the_images_are_by(info: Any, attribution: str) -> None:
+    content, _ = random_case(4)
+    assert load_annotations_of(content).attribution == ""
+    assert load_annotations_of(content | {"info": info}).attribution == attribution
+
+
 def test_rows_of_ids() -> None:
     content, _ = random_case(4)
     gt = load_annotations_of(content)

@@ -46,6 +46,11 @@ class TestTorchvision:
         assert report == out.resolve() / "report.html"
         assert [name for name in OUTPUTS if not (out / name).exists()] == []
 
+    def test_the_report_names_the_makers_of_the_drawings(self, done):
+        footer = done[1].read_text(encoding="utf-8").split("<footer")[1]
+        assert "OpenMoji" in footer
+        assert "CC BY-SA 4.0" in footer
+
     def test_the_runs_differ_in_their_method_alone(self, done):
         baseline, iif = (summary(done[0], run)["config"] for run in ("baseline", "iif"))
         assert {k for k in iif if iif[k] != baseline[k]} == {"method"}

@@ -129,6 +129,13 @@ def test_run_names_paths_and_notes_are_escaped() -> None:
     assert "<i>note</i>" in [t.strip() for t in page.texts]
 
 
+def test_the_footer_names_whom_the_images_are_by() -> None:
+    page = render(Report(make_comparison(), versions=VERSIONS, attribution="by A <b>& B"))
+    footer = re.search(r"<footer.*?</footer>", page, re.S).group()
+    assert "The data set: by A &lt;b&gt;&amp; B" in footer
+    assert "The data set:" not in render(Report(make_comparison(), versions=VERSIONS))
+
+
 def test_undefined_is_a_dash_and_no_nan_is_printed(pages: dict[str, str]) -> None:
     for text in pages.values():
         visible = " ".join(Page(text).texts)

@@ -75,6 +75,7 @@ class _File(msgspec.Struct):
     images: list[AnnotatedImage]
     categories: list[Category]
     annotations: list[msgspec.Raw] | None = None
+    info: Any = None  # of any form: nothing depends on it
 
 
 class Segmentations(Sequence[Any]):
@@ -120,6 +121,7 @@ class AnnotationFile:
         ignore, crowd: (G,) bool, the keys ``ignore`` and ``iscrowd``.
         segmentation: G polygons or RLE dicts, decoded on access.
         faults: for each optional key that an image or annotation lacks, the first such fault.
+        attribution: whom the images are by, where the file's ``info`` says it; else empty.
     """
 
     path: str
@@ -136,6 +138,7 @@ class AnnotationFile:
     crowd: NDArray[np.bool_]
     segmentation: Segmentations
     faults: dict[str, str]
+    attribution: str
 
     @property
     def annotated(self) -> bool:
@@ -254,7 +257,13 @@ def decode(path: str | os.PathLike[str]) -> AnnotationFile:
         crowd=_frozen(columns["iscrowd"]),
         segmentation=Segmentations(content.annotations or []),
         faults=faults,
+        attribution=_attribution(content.info),
     )
+
+
+def _attribution(info: Any) -> str:
+    found = info.get("attribution") if isinstance(info, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def rows_of(known: NDArray[np.int64], ids: ArrayLike) -> NDArray[np.int64]:

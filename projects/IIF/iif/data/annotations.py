@@ -66,6 +66,7 @@ class Annotations:
             are annotated.
         exhaustive: whether every category is verified in every image (COCO) or only those that
             are annotated or in ``neg`` (LVIS).
+        attribution: whom the images are by, where the file says it; else empty.
     """
 
     path: str
@@ -88,6 +89,7 @@ class Annotations:
     neg: NDArray[np.int32]
     not_exhaustive: NDArray[np.int32]
     exhaustive: bool
+    attribution: str = ""
     _rles: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def image_row(self, ids: ArrayLike) -> NDArray[np.int64]:
@@ -182,6 +184,7 @@ def load_annotations(
         neg=_pairs(content, "neg_category_ids"),
         not_exhaustive=_pairs(content, "not_exhaustive_category_ids"),
         exhaustive=exhaustive,
+        attribution=content.attribution,
     )
 
 

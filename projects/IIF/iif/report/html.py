@@ -39,6 +39,7 @@ class Report:
         crops: see iif.report.crops.
         images: whether the images were there to cut crops from.
         versions: of the software that made the page.
+        attribution: whom the images of the data set are by; empty where its file does not say it.
     """
 
     comparison: Comparison | None = None
@@ -46,6 +47,7 @@ class Report:
     crops: Sequence[Crop] = ()
     images: bool = False
     versions: dict[str, str] = field(default_factory=versions)
+    attribution: str = ""
 
     def __post_init__(self) -> None:
         """Refuse a page without content, or about two data sets."""

@@ -153,9 +153,11 @@ def make_report(
     """
     analyses: list[FalsePositiveAnalysis] = []
     crops: list[Crop] = []
+    attribution = ""
     if analysed is not None:
         analysis, gt, runs = analysed.analysis, analysed.gt, analysed.runs
         analyses.append(analysis)
+        attribution = gt.attribution
         if images is not None:
             crops = make_crops(analysis, gt, runs, images, max_crops)
         others = set(comparison.iou_types if comparison is not None else ()) - {analysis.iou_type}
@@ -163,7 +165,7 @@ def make_report(
             if other in others:
                 again = _matched(gt, {run.name: run.detections for run in runs}, other)
                 analyses.append(analyse(gt, again, recall=analysis.recall))
-    return Report(comparison, analyses, crops, images=images is not None)
+    return Report(comparison, analyses, crops, images=images is not None, attribution=attribution)
 
 
 def find_results(run: RunInfo) -> Path:
