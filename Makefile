@@ -1,10 +1,10 @@
-# make demo | make test | make lint: each sets up .venv first where it is missing or out of date.
+# make demo | make test | make test-slow | make lint: each sets up .venv first where it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint format detectron2 clean
+.PHONY: demo test test-slow lint format detectron2 clean
 
 demo: $(READY)
 	$(BIN)/iif quickstart --out output/demo
@@ -12,6 +12,10 @@ demo: $(READY)
 # One process per core, with one thread each.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+# Every configuration trains 3 iterations and evaluates.
+test-slow: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -m slow tests/slow
 
 lint: $(READY)
 	$(BIN)/ruff check .
