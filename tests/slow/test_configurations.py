@@ -96,7 +96,9 @@ def test_it_trains_and_evaluates(path, data, tmp_path, request):
     assert summary["method"]["name"] == cfg.MODEL.LONG_TAIL.METHOD
     if not evaluate:
         state = torch.load(tmp_path / layout.FINAL_CHECKPOINT, weights_only=True)["model"]
-        assert all(v.isfinite().all() for v in state.values() if v.is_floating_point())
+        for name, value in state.items():
+            unmeasured = name.endswith("held_out_loss")  # FASA's, NaN before its second epoch
+            assert unmeasured or value.isfinite().all(), name
     shutil.rmtree(tmp_path)  # a checkpoint has some 400 MB
 
 
