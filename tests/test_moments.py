@@ -106,7 +106,7 @@ class TestTorchvision:
         targets = DetectionTargets(annotations, data.parent / "images", masks=False, held_out=0.25)
         out = held_out_images(annotations.image_ids.tolist(), 0.25)
         assert 0 < out.sum() < len(out)
-        assert not set(targets.annotated_images) & set(np.flatnonzero(out))
+        assert not set(targets.shown_images) & set(np.flatnonzero(out))
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

@@ -67,7 +67,7 @@ def test_mirroring_twice_changes_nothing_and_leaves_the_cache_alone(path):
 def test_crowds_and_boxes_without_area_are_left_out(path):
     def change(content):
         content["annotations"][0]["bbox"][2] = 0
-        content["annotations"][1]["ignore"] = 1
+        content["annotations"][1]["iscrowd"] = 1
 
     image = load_annotations(path).ann_image
     assert image[0] == image[1]
@@ -77,18 +77,28 @@ def test_crowds_and_boxes_without_area_are_left_out(path):
     assert len(data[int(image[0]), False][1]["labels"]) == len(before) - 2
 
 
-def test_instances_count_among_the_annotated_images(path):
+def test_boxes_end_at_the_image(path):
+    def change(content):
+        content["annotations"][0]["bbox"] = [-3.0, 50.0, 20.0, 30.0]
+
+    edit(path, change)
+    target = targets(path)[int(load_annotations(path).ann_image[0]), False][1]
+    assert [0, 50, 17, 64] in target["boxes"].tolist()
+
+
+def test_images_without_annotations_are_not_shown(path):
     def drop_first_image(content):
         content["annotations"] = [a for a in content["annotations"] if a["image_id"] != 95]
 
     edit(path, drop_first_image)
     data = targets(path)
     ids = load_annotations(path).image_ids
-    assert list(ids[data.annotated_images]) == [93, 94, 96, 97, 98, 99, 100]
-    images, categories = data.instances
-    assert images.min() == 0
-    assert images.max() == 6
-    assert np.bincount(categories).tolist() == [7, 4, 3, 2]
+    assert list(ids[data.shown_images]) == [93, 94, 96, 97, 98, 99, 100]
+    # Of the 7 images 7, 4, 3 and 2 show the categories, the rarest of an image decides.
+    possible = {round((7 / count) ** 0.5, 4) for count in (7, 4, 3, 2)}
+    factors = data.repeat_factors(1.0)
+    assert len(factors) == 7
+    assert {round(factor, 4) for factor in factors.tolist()} == possible
     image, target = data[int(np.flatnonzero(ids == 95)[0]), False]
     assert target["boxes"].shape == (0, 4)
     assert target["masks"].shape == (0, *image.shape[1:])

@@ -19,6 +19,7 @@ from iif.data.annotation_file import (
     read_annotation_file,
     rows_of,
 )
+from iif.data.masks import is_polygon
 from iif.errors import InputError
 
 _LVIS = "an LVIS-format annotation file"
@@ -112,11 +113,16 @@ class Annotations:
             self._rles[row] = self.encode(row)
         return self._rles[row]
 
-    def encode(self, row: int) -> dict[str, Any]:
-        """Return what :meth:`rle` returns, without keeping it: training would keep every mask."""
+    def encode(self, row: int, *, training: bool = False) -> dict[str, Any]:
+        """Return what :meth:`rle` returns, without keeping it: training would keep every mask.
+
+        With ``training``, polygons of fewer than 3 points are left out, as Detectron2 leaves them.
+        """
         assert self.segmentation is not None
         height, width = self.image_sizes[self.ann_image[row]].tolist()
         segmentation = self.segmentation[row]
+        if training and isinstance(segmentation, list):
+            segmentation = [part for part in segmentation if is_polygon(part)]
         place = f"{self.path}: annotations: segmentation of the annotation with id "
         place += f"{self.ann_ids[row]}"
         if isinstance(segmentation, list):

@@ -18,15 +18,13 @@ from iif.errors import InputError
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionTargets
 from iif.tv.distributed import rank, world_size
-from iif.tv.sampling import repeat_factors
 
 
 def iterations_per_epoch(data: DetectionTargets, config: TrainConfig) -> int:
     """Return how many iterations an epoch has; repeat-factor sampling lengthens it."""
-    size = float(len(data.annotated_images))
+    size = float(len(data.shown_images))
     if config.repeat_threshold > 0:
-        factors = repeat_factors(*data.instances, int(size), config.repeat_threshold)
-        size = float(factors.double().sum())
+        size = float(data.repeat_factors(config.repeat_threshold).double().sum())
     return max(1, math.ceil(size / config.images_per_batch))
 
 
@@ -55,7 +53,7 @@ class Adaptation:
             InputError: no image with something to train on is held out.
         """
         self.data = DetectionTargets(annotations, image_root, masks=False)
-        shown = self.data.annotated_images
+        shown = self.data.shown_images
         self.rows = shown[held_out_images(annotations.image_ids[shown].tolist(), fraction)]
         self.groups = groups
         if not len(self.rows):

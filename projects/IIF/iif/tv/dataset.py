@@ -14,9 +14,10 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from iif.data.annotation_file import read_annotation_file
 from iif.data.annotations import Annotations
 from iif.data.images import find_images, read_image
-from iif.data.split import held_out_images
+from iif.data.trainable import trainable
 from iif.errors import InputError
 from iif.tv.config import TrainConfig
 from iif.tv.distributed import rank, world_size
@@ -24,9 +25,6 @@ from iif.tv.sampling import batches, image_stream, repeat_factors
 
 Target = dict[str, Tensor]
 Batch = tuple[list[Tensor], list[Target]]
-
-# Thinner boxes are left out of training: torchvision refuses boxes without an area.
-_MIN_SIDE = 1e-2
 
 
 class DetectionImages(Dataset[Tensor]):
@@ -63,8 +61,11 @@ class DetectionImages(Dataset[Tensor]):
 class DetectionTargets(Dataset[tuple[Tensor, Target]]):
     """Training images with their targets, by (image row, mirrored).
 
-    Crowds and boxes without an area are left out. A target has ``boxes`` (G, 4) float32 corners,
-    ``labels`` (G,) int64, category row + 1, and with masks ``masks`` (G, H, W) uint8.
+    They are those of `iif.data.trainable`. A target has ``boxes`` (G, 4) float32 corners inside
+    the image, ``labels`` (G,) int64, category row + 1, and with masks ``masks`` (G, H, W) uint8.
+
+    Attributes:
+        shown_images: (S,) int64 rows of the images to show, ascending.
     """
 
     def __init__(
@@ -90,33 +91,23 @@ class DetectionTargets(Dataset[tuple[Tensor, Target]]):
         """
         self.images = DetectionImages(annotations, image_root)
         self.annotations = annotations
-        usable = ~annotations.ignore & (annotations.bbox[:, 2:] > _MIN_SIDE).all(axis=1)
-        usable &= ~held_out_images(annotations.image_ids.tolist(), held_out)[annotations.ann_image]
-        kept = np.flatnonzero(usable)
-        if not len(kept):
-            raise InputError(
-                f"{annotations.path}: has no annotation to train on (crowds and boxes without an "
-                "area do not count, nor images that are held out)"
-            )
-        order = kept[np.argsort(annotations.ann_image[kept], kind="stable")]
+        found = trainable(read_annotation_file(annotations.path), held_out)
+        self.shown_images = found.images
+        self._counted = found.counted
+        rows = found.trained
+        order = rows[np.argsort(annotations.ann_image[rows], kind="stable")]
         starts = np.searchsorted(
             annotations.ann_image[order], np.arange(len(annotations.image_ids) + 1)
         )
-        self._usable = kept
         self._of_image = [order[a:b] for a, b in itertools.pairwise(starts)]
         self._masks = masks
         self._cache: dict[int, tuple[Tensor, Target]] | None = {} if cache else None
 
-    @property
-    def annotated_images(self) -> NDArray[np.int64]:
-        """Rows of the images that show something to train on, ascending."""
-        return np.unique(self.annotations.ann_image[self._usable]).astype(np.int64)
-
-    @property
-    def instances(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Image and category rows of what is trained on; images count among the annotated ones."""
-        images = np.searchsorted(self.annotated_images, self.annotations.ann_image[self._usable])
-        return images, self.annotations.ann_category[self._usable].astype(np.int64)
+    def repeat_factors(self, threshold: float) -> Tensor:
+        """Return (S,) float32 how often each of ``shown_images`` is to be shown in an epoch."""
+        images = np.searchsorted(self.shown_images, self.annotations.ann_image[self._counted])
+        categories = self.annotations.ann_category[self._counted]
+        return repeat_factors(images, categories, len(self.shown_images), threshold)
 
     def __len__(self) -> int:
         """Return the number I of images, annotated or not."""
@@ -142,6 +133,8 @@ class DetectionTargets(Dataset[tuple[Tensor, Target]]):
         anns = self._of_image[row]
         boxes = torch.from_numpy(self.annotations.bbox[anns]).to(torch.float32)
         boxes[:, 2:] += boxes[:, :2]
+        height, width = self.annotations.image_sizes[row].tolist()
+        boxes = boxes.clamp_(min=0).minimum(torch.tensor([width, height] * 2))
         labels = torch.from_numpy(self.annotations.ann_category[anns]).to(torch.int64) + 1
         target = {"boxes": boxes, "labels": labels}
         pixels = self.images.read(row)
@@ -152,7 +145,7 @@ class DetectionTargets(Dataset[tuple[Tensor, Target]]):
     def _decode_masks(self, anns: NDArray[np.int64], height: int, width: int) -> Tensor:
         if not len(anns):
             return torch.zeros(0, height, width, dtype=torch.uint8)
-        bits = coco_mask.decode([self.annotations.encode(int(g)) for g in anns])
+        bits = coco_mask.decode([self.annotations.encode(int(g), training=True) for g in anns])
         return torch.from_numpy(np.ascontiguousarray(bits.transpose(2, 0, 1)))
 
 
@@ -175,10 +168,10 @@ def training_batches(data: DetectionTargets, config: TrainConfig, start: int) ->
     Raises:
         InputError: an image or a mask cannot be decoded.
     """
-    rows = data.annotated_images
+    rows = data.shown_images
     factors = None
     if config.repeat_threshold > 0:
-        factors = repeat_factors(*data.instances, len(rows), config.repeat_threshold)
+        factors = data.repeat_factors(config.repeat_threshold)
     items = batches(
         image_stream(len(rows), config.seed, factors),
         images_per_batch=config.images_per_batch,

@@ -1,0 +1,110 @@
+"""The masks of an annotation file before training: which form they have, whether RLEs are sound."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from iif.data import rle
+from iif.data.annotation_file import AnnotationFile
+from iif.errors import InputError
+
+_POLYGONS = msgspec.json.Decoder(list[list[float]])
+
+
+class Form(enum.IntEnum):
+    """The form of a segmentation."""
+
+    NONE = 0  # missing, null or an empty list
+    RLE = 1
+    POLYGONS = 2  # at least one polygon is one
+    NO_POLYGON = 3  # none of its polygons has 3 points
+
+
+class _RLE(msgspec.Struct, gc=False):
+    counts: str | list[int]
+    size: tuple[int, int]
+
+
+def is_polygon(coordinates: Any) -> bool:
+    """Return whether x, y, x, y, ... are at least 3 points; Detectron2 leaves others out.
+
+    What is no list is left to whoever decodes the polygons.
+    """
+    if not isinstance(coordinates, list):
+        return True
+    return len(coordinates) % 2 == 0 and len(coordinates) >= 6
+
+
+def mask_forms(content: AnnotationFile) -> NDArray[np.int8]:
+    """Return the (G,) `Form` of each annotation's segmentation; what is malformed has its first."""
+    texts = (content.segmentation.text(row) for row in range(len(content.ann_ids)))
+    return np.fromiter(map(_form, texts), np.int8, len(content.ann_ids))
+
+
+def _form(text: bytes) -> Form:
+    if text in (b"", b"null"):
+        return Form.NONE
+    if not text.startswith(b"["):
+        return Form.RLE
+    lists = text.count(b"[")
+    if lists == 1:
+        return Form.POLYGONS if text[1:-1].strip() else Form.NONE
+    if lists == 2:  # one polygon: its numbers need not be decoded
+        numbers = text.count(b",") + 1
+        return Form.POLYGONS if numbers % 2 == 0 and numbers >= 6 else Form.NO_POLYGON
+    try:
+        polygons = _POLYGONS.decode(text)
+    except msgspec.DecodeError:
+        return Form.POLYGONS
+    return Form.POLYGONS if any(map(is_polygon, polygons)) else Form.NO_POLYGON
+
+
+def rle_areas(content: AnnotationFile, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return how many pixels the RLEs of annotations have.
+
+    Args:
+        content: the annotations.
+        rows: (M,) which; each of form RLE.
+
+    Raises:
+        InputError: one is no RLE of a mask of its image; names the annotation and the fault.
+    """
+    decoder = msgspec.json.Decoder(_RLE)
+    image_sizes = content.image_sizes()
+    sizes = image_sizes[content.ann_image[rows]]
+    counts: list[bytes] = []
+    for row, (height, width) in zip(rows.tolist(), sizes.tolist(), strict=True):
+        try:
+            segmentation = decoder.decode(content.segmentation.text(row))
+        except msgspec.DecodeError as error:
+            raise _fault(content, row, f"is neither polygons nor an RLE ({error})") from None
+        if segmentation.size != (height, width):
+            found = list(segmentation.size)
+            raise _fault(content, row, f"has size {found} but the image is [{height}, {width}]")
+        if isinstance(segmentation.counts, str):
+            counts.append(segmentation.counts.encode())
+            continue
+        try:
+            counts.append(rle.from_runs(segmentation.counts, height, width))
+        except ValueError as error:
+            raise _fault(content, row, str(error)) from None
+    ends = np.cumsum([len(text) for text in counts], dtype=np.int64)
+    areas = rle.RLEs(sizes, np.frombuffer(b"".join(counts), np.uint8), ends).areas()
+    broken = np.flatnonzero(areas < 0)
+    if len(broken):
+        fault = rle.FAULTS[int(areas[broken[0]])]
+        raise _fault(content, int(rows[broken[0]]), fault, len(broken))
+    return areas
+
+
+def _fault(content: AnnotationFile, row: int, fault: str, number: int = 1) -> InputError:
+    more = f" ({number:,} such annotations)" if number > 1 else ""
+    return InputError(
+        f"{content.path}: annotations: segmentation of the annotation with id "
+        f"{content.ann_ids[row]}: {fault}{more}; convert the annotations again"
+    )

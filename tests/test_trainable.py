@@ -1,0 +1,159 @@
+"""What is trained on: Detectron2's rule, on crowds, ignored objects and boxes without an area."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from iif.data.annotation_file import read_annotation_file
+from iif.data.masks import Form
+from iif.data.split import held_out_images
+from iif.data.trainable import trainable
+from iif.errors import InputError
+
+SIZE = 40
+BOXES = (
+    [5.0, 5.0, 12.0, 10.0],
+    [5.0, 5.0, 0.4, 10.0],  # thinner than a pixel
+    [5.0, 5.0, 0.005, 0.005],
+    [5.0, 5.0, 0.0, 10.0],
+    [30.0, 5.0, 25.0, 10.0],  # ends outside
+    [45.0, 5.0, 10.0, 10.0],  # lies outside
+    [-8.0, 5.0, 10.0, 10.0],
+)
+RLE = {"size": [SIZE, SIZE], "counts": [100, 200, SIZE * SIZE - 300]}
+
+
+def random_file(folder: Path, seed: int, images: int = 60) -> Path:
+    """Write images whose annotations are crowds, ignored, boxes without area or no polygons."""
+    random = np.random.default_rng(seed)
+    annotations: list[dict[str, Any]] = []
+    for image in range(images):
+        for _ in range(random.integers(0, 4)):
+            crowd = random.random() < 0.3
+            box = BOXES[int(random.choice(len(BOXES), p=[0.4, *[0.1] * 6]))]
+            x, y, w, h = box
+            polygon = [x, y, x + w, y, x + w, y + h, x, y + h]
+            masks = ([polygon], [polygon, [1, 2, 3, 4]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]])
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": 1000 - image,
+                    "category_id": int(random.choice(6, p=[0.4, 0.3, 0.15, 0.05, 0.05, 0.05])) + 3,
+                    "bbox": box,
+                    "area": max(w * h, 1e-3),
+                    "iscrowd": int(crowd),
+                    "ignore": int(random.random() < 0.2),
+                    "segmentation": RLE
+                    if crowd
+                    else masks[random.choice(4, p=[0.7, 0.1, 0.1, 0.1])],
+                }
+            )
+    content = {
+        "images": [
+            {"id": 1000 - i, "file_name": f"{i}.png", "height": SIZE, "width": SIZE}
+            for i in range(images)
+        ],
+        "categories": [{"id": c + 3, "name": f"class {c}"} for c in range(6)],
+        "annotations": annotations,
+    }
+    path = folder / f"{seed}.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_images_factors_and_instances_are_detectron2s(tmp_path: Path, seed: int) -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    from detectron2.data import DatasetMapper, MetadataCatalog
+    from detectron2.data.build import filter_images_with_only_crowd_annotations
+    from detectron2.data.samplers import RepeatFactorTrainingSampler
+
+    from iif.d2.datasets import load_instances
+    from iif.data.annotations import load_annotations
+    from iif.statistics import ClassStatistics
+    from iif.tv.dataset import DetectionTargets
+
+    path = random_file(tmp_path, seed)
+    for image in json.loads(path.read_text())["images"]:
+        Image.new("RGB", (SIZE, SIZE)).save(tmp_path / image["file_name"])
+    records = load_instances(str(path), str(tmp_path), f"custom_trainable_{seed}")
+    MetadataCatalog.remove(f"custom_trainable_{seed}")
+    reference = filter_images_with_only_crowd_annotations(records)
+    factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(reference, 0.3)
+
+    annotations = load_annotations(
+        path, masks=True, statistics=ClassStatistics.from_json(path), exhaustive=True
+    )
+    data = DetectionTargets(annotations, tmp_path, masks=True)
+    shown = annotations.image_ids[data.shown_images].tolist()
+    assert shown == [record["image_id"] for record in reference]
+    assert 0 < len(shown) < len(records)
+    assert torch.equal(data.repeat_factors(0.3), factors)
+    assert factors.max() > 1
+    mapper = DatasetMapper(
+        is_train=True, augmentations=[], image_format="RGB", use_instance_mask=True
+    )
+    for row, record in zip(data.shown_images.tolist(), reference, strict=True):
+        theirs = mapper(record)["instances"]
+        ours = data[row, False][1]
+        assert torch.equal(ours["boxes"], theirs.gt_boxes.tensor)
+        assert torch.equal(ours["labels"] - 1, theirs.gt_classes)
+
+
+def test_what_is_counted_and_what_is_trained(tmp_path: Path) -> None:
+    path = random_file(tmp_path, 0)
+    content = read_annotation_file(path)
+    found = trainable(content)
+    assert set(found.trained) <= set(found.counted)
+    assert not content.crowd[found.trained].any()
+    assert content.crowd[found.counted].any()
+    assert content.ignore[found.trained].any()
+    assert set(content.ann_image[found.counted]) == set(found.images)
+    assert (found.forms == Form.NO_POLYGON).any()
+    assert not (found.forms[found.counted] == Form.NO_POLYGON).any()
+
+
+def test_images_held_out_are_left_out(tmp_path: Path) -> None:
+    content = read_annotation_file(random_file(tmp_path, 0))
+    out = held_out_images(content.image_ids.tolist(), 0.3)
+    found = trainable(content, 0.3)
+    assert set(found.images) == {row for row in trainable(content).images if not out[row]}
+    assert not out[content.ann_image[found.counted]].any()
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "form"),
+    [
+        (None, Form.NONE),
+        ([], Form.NONE),
+        (RLE, Form.RLE),
+        ([[1, 2, 3, 4, 5, 6]], Form.POLYGONS),
+        ([[1, 2, 3, 4], [1, 2, 3, 4, 5, 6]], Form.POLYGONS),
+        ([[1, 2, 3, 4], [1, 2, 3, 4, 5]], Form.NO_POLYGON),
+        ([[]], Form.NO_POLYGON),
+        ([[1, 2, 3, 4, 5]], Form.NO_POLYGON),
+        # Malformed: whoever decodes it says so.
+        ([1, 2, 3, 4, 5, 6], Form.POLYGONS),
+        ([[1, 2], "x", []], Form.POLYGONS),
+    ],
+)
+def test_forms_of_masks(tmp_path: Path, segmentation: Any, form: Form) -> None:
+    path = random_file(tmp_path, 0)
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation.update(segmentation=segmentation, iscrowd=0)
+    path.write_text(json.dumps(content))
+    read = read_annotation_file(path)
+    if form == Form.NO_POLYGON:
+        with pytest.raises(InputError, match="no annotation to train on"):
+            trainable(read)
+    else:
+        assert set(trainable(read).forms) == {form}
