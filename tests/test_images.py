@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from iif.data.annotations import Annotations, load_annotations
-from iif.data.images import find_images
+from iif.data.images import find_images, read_image
 from iif.errors import InputError
 
 
@@ -50,3 +51,48 @@ def test_the_same_image_under_two_ids_is_one_file(tmp_path: Path) -> None:
     gt = annotations_of(tmp_path, "a/x.png", "a/x.png")
     path = image(tmp_path / "data" / "a" / "x.png")
     assert find_images(gt, tmp_path / "data") == [path, path]
+
+
+def turned_jpeg(path: Path, orientation: int, mode: str = "RGB") -> Path:
+    """Write a JPEG of 24 x 16 stored pixels, whose EXIF says how they are turned."""
+    pixels = np.zeros((16, 24, 3), np.uint8)
+    pixels[:8, :8], pixels[8:, 16:] = (250, 30, 20), (10, 60, 240)
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(pixels).convert(mode).save(path, quality=95, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_images_are_turned_as_detectron2_turns_them(
+    tmp_path: Path, orientation: int, mode: str
+) -> None:
+    utils = pytest.importorskip(
+        "detectron2.data.detection_utils", reason="Detectron2 is not installed"
+    )
+    path = turned_jpeg(tmp_path / "x.jpg", orientation, mode)
+    height, width = (24, 16) if orientation in (5, 6, 7, 8) else (16, 24)
+    pixels = read_image(path, height, width)
+    assert np.array_equal(pixels, utils.read_image(path, format="RGB"))
+
+
+def test_the_annotated_size_is_that_of_the_upright_image(tmp_path: Path) -> None:
+    path = turned_jpeg(tmp_path / "x.jpg", 6)
+    pixels = read_image(path, 24, 16)
+    red, blue = pixels[4, 12], pixels[20, 4]  # stored at the upper left and the lower right
+    assert red[0] > 200 > 60 > red[2]
+    assert blue[2] > 200 > 60 > blue[0]
+    with pytest.raises(InputError, match="16 x 24 pixels, but the annotations say 24 x 16"):
+        read_image(path, 16, 24)
+
+
+def test_an_image_with_broken_exif_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Image.Image) -> None:
+        raise SyntaxError("not a TIFF file")
+
+    path = turned_jpeg(tmp_path / "x.jpg", 6)
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    assert read_image(path, 16, 24).shape == (16, 24, 3)

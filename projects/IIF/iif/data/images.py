@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,18 @@ from PIL import Image
 
 from iif.data.annotations import Annotations
 from iif.errors import InputError
+
+# EXIF's orientation -> what turns the pixels upright.
+_ORIENTATION = 274
+_UPRIGHT: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def find_images(annotations: Annotations, folder: str | os.PathLike[str]) -> list[Path]:
@@ -53,12 +66,15 @@ def _refuse_shared(annotations: Annotations, root: Path, paths: list[Path]) -> N
 def read_image(path: str | os.PathLike[str], height: int, width: int) -> NDArray[np.uint8]:
     """Return an image's pixels, (height, width, 3) RGB.
 
+    They are turned by the file's EXIF orientation, as Detectron2 turns them: height, width and
+    boxes are those of the upright image.
+
     Raises:
         InputError: the file is no image, or of another size than the annotations say.
     """
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
+            pixels = np.array(_upright(image).convert("RGB"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from None
     if pixels.shape[:2] != (height, width):
@@ -67,3 +83,12 @@ def read_image(path: str | os.PathLike[str], height: int, width: int) -> NDArray
             f"{width} x {height}; give the images that were annotated"
         )
     return pixels
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn an image by its EXIF orientation; one whose EXIF is broken stays as it is."""
+    try:
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+    except Exception:  # Pillow raises many kinds for broken EXIF, as Detectron2 notes
+        return image
+    return image if turn is None else image.transpose(turn)
