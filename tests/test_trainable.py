@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from iif.data import rle
 from iif.data.annotation_file import read_annotation_file
-from iif.data.masks import Form
+from iif.data.masks import Form, mask_forms
 from iif.data.split import held_out_images
 from iif.data.trainable import trainable
 from iif.errors import InputError
@@ -117,8 +118,9 @@ def test_what_is_counted_and_what_is_trained(tmp_path: Path) -> None:
     assert content.crowd[found.counted].any()
     assert content.ignore[found.trained].any()
     assert set(content.ann_image[found.counted]) == set(found.images)
-    assert (found.forms == Form.NO_POLYGON).any()
-    assert not (found.forms[found.counted] == Form.NO_POLYGON).any()
+    forms = mask_forms(content)
+    assert (forms == Form.NO_POLYGON).any()
+    assert not (forms[found.counted] == Form.NO_POLYGON).any()
 
 
 def test_images_held_out_are_left_out(tmp_path: Path) -> None:
@@ -155,5 +157,86 @@ def test_forms_of_masks(tmp_path: Path, segmentation: Any, form: Form) -> None:
     if form == Form.NO_POLYGON:
         with pytest.raises(InputError, match="no annotation to train on"):
             trainable(read)
-    else:
-        assert set(trainable(read).forms) == {form}
+    assert set(mask_forms(read)) == {form}
+
+
+def with_mask(folder: Path, segmentation: Any) -> Path:
+    """Write a file one of whose annotations, 77, has this mask."""
+    path = random_file(folder, 0)
+    content = json.loads(path.read_text())
+    for number, annotation in enumerate(content["annotations"], 50):
+        annotation.update(id=number, segmentation=[[1, 1, 9, 1, 9, 9]], bbox=BOXES[0], iscrowd=0)
+    content["annotations"][27]["segmentation"] = segmentation
+    path.write_text(json.dumps(content))
+    return path
+
+
+def compressed(last: str = "") -> dict[str, Any]:
+    """Return a mask of 60 pixels, whose last character can be damaged."""
+    counts = rle.from_runs([100, 60, SIZE * SIZE - 160], SIZE, SIZE).decode()
+    return {"size": [SIZE, SIZE], "counts": counts[:-1] + last if last else counts}
+
+
+BROKEN = [
+    (compressed(chr(ord(compressed()["counts"][-1]) - 1)), "do not sum to height"),
+    (compressed("~"), "outside of the RLE alphabet"),
+    ({**compressed(), "size": [SIZE, SIZE - 1]}, r"has size \[40, 39\] but the image is"),
+    ({**RLE, "counts": [100, 200, 5]}, "do not sum to height"),
+    ({"size": [SIZE, SIZE]}, "is neither polygons nor an RLE"),
+]
+
+
+@pytest.mark.parametrize(("segmentation", "fault"), BROKEN)
+def test_a_broken_rle_is_refused_before_training(
+    tmp_path: Path, segmentation: Any, fault: str
+) -> None:
+    content = read_annotation_file(with_mask(tmp_path, segmentation))
+    with pytest.raises(InputError, match=f"the annotation with id 77.*{fault}"):
+        trainable(content, masks=True)
+    trainable(content)  # without masks it does not matter
+
+
+@pytest.mark.parametrize(("segmentation", "fault"), BROKEN)
+def test_detectron2_refuses_a_broken_rle_before_training(
+    tmp_path: Path, segmentation: Any, fault: str
+) -> None:
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed")
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    from iif.d2.datasets import check_masks, load_instances
+
+    path = with_mask(tmp_path, segmentation)
+    name = "broken_rle"
+    try:
+        with pytest.raises(InputError, match=f"id 77.*{fault}"):
+            load_instances(str(path), str(tmp_path), name)
+        register_coco_instances(name, {}, str(path), str(tmp_path))
+        with pytest.raises(
+            InputError, match=f"DATASETS.TRAIN: data set 'broken_rle': .*id 77.*{fault}"
+        ):
+            check_masks(name, "DATASETS.TRAIN", "bitmask")
+    finally:
+        if name in DatasetCatalog:
+            DatasetCatalog.remove(name)
+        MetadataCatalog.pop(name, None)
+
+
+def test_sound_rles_are_trained_on_but_for_those_without_a_pixel(tmp_path: Path) -> None:
+    for segmentation, left_out in (
+        (compressed(), 0),
+        (RLE, 0),
+        ({"size": [SIZE, SIZE], "counts": [SIZE * SIZE]}, 1),
+    ):
+        content = read_annotation_file(with_mask(tmp_path, segmentation))
+        trained = trainable(content, masks=True).trained
+        assert len(trained) == len(content.ann_ids) - left_out
+        assert (27 in trained) == (not left_out)
+        assert 27 in trainable(content).trained
+
+
+@pytest.mark.parametrize("segmentation", [None, []])
+def test_an_annotation_without_a_mask_is_refused(tmp_path: Path, segmentation: Any) -> None:
+    content = read_annotation_file(with_mask(tmp_path, segmentation))
+    with pytest.raises(InputError, match=r"annotation 77 has no mask \(1 such\); add it, or train"):
+        trainable(content, masks=True)

@@ -15,6 +15,7 @@ import pycocotools.mask
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.structures import BoxMode
+from numpy.typing import NDArray
 
 from iif.data.annotation_file import (
     AnnotationFile,
@@ -22,6 +23,7 @@ from iif.data.annotation_file import (
     annotation_file_sha256,
     read_annotation_file,
 )
+from iif.data.masks import Form, is_polygon, mask_forms, rle_areas
 from iif.errors import InputError
 from iif.statistics import ClassStatistics
 
@@ -45,6 +47,7 @@ def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str,
     """
     content = read_annotation_file(json_file)
     content.require("bbox")
+    _check_rles(content, mask_forms(content))
     metadata = MetadataCatalog.get(name)
     set_classes(metadata, content.categories, json_file)
     metadata.evaluator_type = evaluator_type(content)
@@ -131,7 +134,7 @@ def _segmentation(content: AnnotationFile, row: int) -> list[list[float]] | dict
         return segmentation
     if not segmentation:
         return None
-    return [polygon for polygon in segmentation if len(polygon) % 2 == 0 and len(polygon) >= 6]
+    return [polygon for polygon in segmentation if is_polygon(polygon)]
 
 
 def set_classes(metadata: Metadata, categories: Sequence[Category], source: str) -> None:
@@ -250,7 +253,10 @@ def annotation_file(name: str, key: str) -> str | None:
 
 
 def check_masks(name: str, key: str, mask_format: str) -> None:
-    """Check that Detectron2 can train masks on a data set of ``DATASETS.CUSTOM``.
+    """Check that Detectron2 can train masks on a data set.
+
+    RLEs are checked in every data set that has an annotation file, the rest in those of
+    ``DATASETS.CUSTOM``. Crowds and what has no valid polygon are not trained on.
 
     Args:
         name: of the data set.
@@ -258,25 +264,36 @@ def check_masks(name: str, key: str, mask_format: str) -> None:
         mask_format: INPUT.MASK_FORMAT.
 
     Raises:
-        InputError: an annotation, crowds apart, has no mask, or an RLE where polygons are needed.
+        InputError: an annotation has no mask, a broken RLE, or an RLE where polygons are needed.
     """
-    if not MetadataCatalog.get(name).get("custom", False):
-        return
     path = annotation_file(name, key)
-    assert path is not None  # those of DATASETS.CUSTOM have one
+    if path is None:
+        return
     content = read_annotation_file(path)
     content.require("annotations")
-    for row in np.flatnonzero(~content.crowd).tolist():
-        start = content.segmentation.text(row)[:4]
-        if start in (b"", b"null") or start.replace(b" ", b"") == b"[]":
-            fault = "no mask; set MODEL.MASK_ON False to do without masks"
-        elif start.startswith(b"{") and mask_format == "polygon":
-            fault = "an RLE as its mask; set INPUT.MASK_FORMAT bitmask"
-        else:
-            continue
-        raise InputError(
-            f"{key}: data set {name!r}: annotation {content.ann_ids[row]} of {path} has {fault}"
-        )
+    forms = mask_forms(content)
+    _check_rles(content, forms, f"{key}: data set {name!r}: ")
+    if not MetadataCatalog.get(name).get("custom", False):
+        return
+    for form, fault in (
+        (Form.NONE, "no mask; set MODEL.MASK_ON False to do without masks"),
+        (Form.RLE, "an RLE as its mask; set INPUT.MASK_FORMAT bitmask"),
+    ):
+        rows = np.flatnonzero((forms == form) & ~content.crowd)
+        if len(rows) and (form == Form.NONE or mask_format == "polygon"):
+            raise InputError(
+                f"{key}: data set {name!r}: annotation {content.ann_ids[rows[0]]} of {path} has "
+                f"{fault}"
+            )
+
+
+def _check_rles(content: AnnotationFile, forms: NDArray[np.int8], place: str = "") -> None:
+    """Refuse a broken RLE, crowds apart: Detectron2 would train on whatever it decodes to."""
+    rows = np.flatnonzero((forms == Form.RLE) & ~content.crowd)
+    try:
+        rle_areas(content, rows)
+    except InputError as error:
+        raise InputError(f"{place}{error}") from None
 
 
 def refuse_test_set(cfg: CfgNode, name: str, consequence: str) -> None:

@@ -74,6 +74,8 @@ def rle_areas(content: AnnotationFile, rows: NDArray[np.integer]) -> NDArray[np.
     Raises:
         InputError: one is no RLE of a mask of its image; names the annotation and the fault.
     """
+    if not len(rows):
+        return np.empty(0, np.int64)
     decoder = msgspec.json.Decoder(_RLE)
     image_sizes = content.image_sizes()
     sizes = image_sizes[content.ann_image[rows]]
@@ -82,22 +84,22 @@ def rle_areas(content: AnnotationFile, rows: NDArray[np.integer]) -> NDArray[np.
         try:
             segmentation = decoder.decode(content.segmentation.text(row))
         except msgspec.DecodeError as error:
-            raise _fault(content, row, f"is neither polygons nor an RLE ({error})") from None
+            raise _fault(content, row, f" is neither polygons nor an RLE ({error})") from None
         if segmentation.size != (height, width):
             found = list(segmentation.size)
-            raise _fault(content, row, f"has size {found} but the image is [{height}, {width}]")
+            raise _fault(content, row, f" has size {found} but the image is [{height}, {width}]")
         if isinstance(segmentation.counts, str):
             counts.append(segmentation.counts.encode())
             continue
         try:
             counts.append(rle.from_runs(segmentation.counts, height, width))
         except ValueError as error:
-            raise _fault(content, row, str(error)) from None
+            raise _fault(content, row, f": {error}") from None
     ends = np.cumsum([len(text) for text in counts], dtype=np.int64)
     areas = rle.RLEs(sizes, np.frombuffer(b"".join(counts), np.uint8), ends).areas()
     broken = np.flatnonzero(areas < 0)
     if len(broken):
-        fault = rle.FAULTS[int(areas[broken[0]])]
+        fault = f": {rle.FAULTS[int(areas[broken[0]])]}"
         raise _fault(content, int(rows[broken[0]]), fault, len(broken))
     return areas
 
@@ -106,5 +108,5 @@ def _fault(content: AnnotationFile, row: int, fault: str, number: int = 1) -> In
     more = f" ({number:,} such annotations)" if number > 1 else ""
     return InputError(
         f"{content.path}: annotations: segmentation of the annotation with id "
-        f"{content.ann_ids[row]}: {fault}{more}; convert the annotations again"
+        f"{content.ann_ids[row]}{fault}{more}; convert the annotations again"
     )

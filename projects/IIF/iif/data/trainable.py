@@ -3,7 +3,8 @@
 - An annotation none of whose polygons has 3 points is not there at all.
 - An image is shown when it has an annotation that is no crowd, whatever its box.
 - Repeat factors count every annotation of the images that are shown, crowds too.
-- A model is trained on what is no crowd and has a box with an area inside the image.
+- A model is trained on what is no crowd and has a box with an area inside the image; with masks,
+  on no RLE without a pixel.
 - The key ``ignore`` matters in evaluation alone.
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif.data.annotation_file import AnnotationFile
-from iif.data.masks import Form, mask_forms
+from iif.data.masks import Form, mask_forms, rle_areas
 from iif.data.split import held_out_images
 from iif.errors import InputError
 
@@ -33,24 +34,23 @@ class Trainable:
         counted: (C,) int64 rows of the annotations that repeat factors count.
         trained: (T,) int64 rows of the annotations that a model is trained on; some of
             ``counted``.
-        forms: (G,) the `Form` of each annotation's segmentation.
     """
 
     images: NDArray[np.int64]
     counted: NDArray[np.int64]
     trained: NDArray[np.int64]
-    forms: NDArray[np.int8]
 
 
-def trainable(content: AnnotationFile, held_out: float = 0.0) -> Trainable:
+def trainable(content: AnnotationFile, held_out: float = 0.0, *, masks: bool = False) -> Trainable:
     """Return what of an annotation file is trained on.
 
     Args:
         content: the annotations.
         held_out: the part of the images that is left out.
+        masks: whether masks are trained; they are checked.
 
     Raises:
-        InputError: there is nothing to train on.
+        InputError: there is nothing to train on, an annotation has no mask, or an RLE is broken.
     """
     content.require("annotations", "bbox")
     forms = mask_forms(content)
@@ -59,7 +59,17 @@ def trainable(content: AnnotationFile, held_out: float = 0.0) -> Trainable:
     single = there & ~content.crowd
     shown = np.zeros(len(content.images), bool)
     shown[content.ann_image[single]] = True
-    trained = np.flatnonzero(single & _has_area(content))
+    with_area = _has_area(content)
+    if masks:
+        without = np.flatnonzero(single & (forms == Form.NONE))
+        if len(without):
+            raise InputError(
+                f"{content.path}: annotation {content.ann_ids[without[0]]} has no mask "
+                f"({len(without):,} such); add it, or train a model without masks"
+            )
+        rles = np.flatnonzero(single & (forms == Form.RLE))
+        with_area[rles] &= rle_areas(content, rles) > 0
+    trained = np.flatnonzero(single & with_area)
     if not len(trained):
         raise InputError(
             f"{content.path}: has no annotation to train on (crowds and boxes without an "
@@ -69,7 +79,6 @@ def trainable(content: AnnotationFile, held_out: float = 0.0) -> Trainable:
         images=np.flatnonzero(shown),
         counted=np.flatnonzero(there & shown[content.ann_image]),
         trained=trained,
-        forms=forms,
     )
 
 

@@ -87,11 +87,12 @@ class DetectionTargets(Dataset[tuple[Tensor, Target]]):
             held_out: the part of the images whose annotations are left out of training.
 
         Raises:
-            InputError: an image file is missing, or no annotation can be trained on.
+            InputError: an image file is missing, no annotation can be trained on, or one has no
+                mask or a broken RLE where masks are wanted.
         """
         self.images = DetectionImages(annotations, image_root)
         self.annotations = annotations
-        found = trainable(read_annotation_file(annotations.path), held_out)
+        found = trainable(read_annotation_file(annotations.path), held_out, masks=masks)
         self.shown_images = found.images
         self._counted = found.counted
         rows = found.trained
