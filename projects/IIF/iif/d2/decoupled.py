@@ -26,8 +26,8 @@ def freeze_all_but_classifier(model: nn.Module) -> nn.Module:
     predictors = [m for m in model.modules() if isinstance(m, IIFFastRCNNOutputLayers)]
     if not predictors:
         raise InputError(
-            "MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY needs MODEL.ROI_HEADS.NAME IIFROIHeads or "
-            "IIFCascadeROIHeads"
+            "MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY needs MODEL.ROI_HEADS.NAME IIFROIHeads, "
+            "IIFCascadeROIHeads or IIFRes5ROIHeads"
         )
     for predictor in predictors:
         predictor.cls_score.requires_grad_(True)

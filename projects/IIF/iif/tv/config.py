@@ -81,10 +81,10 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     # Images of one iteration over all processes.
     images_per_batch: int = 16
-    iterations: int = 75_000
+    iterations: int = 74_556
     base_lr: float = 0.02
     # Iterations at which the learning rate is divided by 10.
-    steps: tuple[int, ...] = (50_000, 68_750)
+    steps: tuple[int, ...] = (49_704, 68_343)
     # The learning rate rises linearly from warmup_factor * base_lr in this many iterations.
     warmup_iterations: int = 500
     warmup_factor: float = 0.001
