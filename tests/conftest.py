@@ -16,7 +16,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the tests of `method_contract.MethodContract` with each of a method's ``OPTIONS``."""
     if "options" in metafunc.fixturenames and hasattr(metafunc.cls, "OPTIONS"):
         options = metafunc.cls.OPTIONS
-        names = [" ".join(map(str, o.values())) or "default" for o in options]
+        names = [" ".join(Path(str(v)).name for v in o.values()) or "default" for o in options]
         metafunc.parametrize("options", options, ids=names)
 
 
