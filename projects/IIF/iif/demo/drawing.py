@@ -24,8 +24,8 @@ _MAX_ANGLE = 25.0
 _MAX_STRETCH = 1.25
 # Degrees by which its hue is turned, and factors of its saturation and brightness.
 _MAX_HUE = 15.0
-_SATURATION = (0.7, 1.2)
-_BRIGHTNESS = (0.8, 1.1)
+_SATURATION = (0.4, 1.3)
+_BRIGHTNESS = (0.55, 1.15)
 _BACKGROUND_SATURATION = 0.6
 # Half of the drawings cast a shadow: its darkness, and its distance and blur relative to a
 # drawing's size.
