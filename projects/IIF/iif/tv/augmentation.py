@@ -74,6 +74,8 @@ class Adaptation:
             image, target = self.data[row, False]
             boxes = {"boxes": target["boxes"].to(device)}
             labels = target["labels"].to(device) - 1
+            if not len(labels):  # shown for a box that Detectron2 leaves out as well
+                continue
             features = _box_features(detector, image.to(device), boxes)
             loss.add(predictor.virtual_logits(features, labels), labels)
         model.train(training)
