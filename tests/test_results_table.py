@@ -117,7 +117,7 @@ def test_a_run_that_two_jobs_need_is_done_once(benchmark, experiment, monkeypatc
             job.result()
     assert [name for name, *_ in started] == ["softmax", "decoupled"]
     options = started[1][1:]
-    assert options[options.index("SOLVER.MAX_ITER") + 1] == 700 // 3
+    assert options[options.index("SOLVER.MAX_ITER") + 1] == 550 // 3
     assert options[options.index("SOLVER.STEPS") + 1] == (10_000,)
 
 
