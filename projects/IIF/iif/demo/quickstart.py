@@ -301,7 +301,7 @@ def _train_detectron2(demo: Demo, data: Path, run: Path) -> None:
     position = list(RUNS).index(run.name)
     with (
         tqdm(desc=run.name, unit="it", position=position, disable=None) as bar,
-        console.open("w", encoding="utf-8") as log,
+        console.open("w", buffering=1, encoding="utf-8") as log,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process,
