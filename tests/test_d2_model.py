@@ -15,7 +15,7 @@ detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not install
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import GeneralizedRCNNWithTTA, build_model
 from detectron2.modeling.box_regression import Box2BoxTransform
@@ -262,6 +262,18 @@ def test_built_in_lvis_needs_no_file_to_count_by_image():
     )
     weight = build(cfg).roi_heads.box_predictor.method.scale
     assert weight[0].item() == pytest.approx(7.355740938246138, rel=1e-6)
+
+
+def test_counts_in_the_metadata_need_no_file(request):
+    name = "counts_without_a_file"
+    DatasetCatalog.register(name, list)
+    request.addfinalizer(lambda: (DatasetCatalog.remove(name), MetadataCatalog.remove(name)))
+    counts = [{"id": i + 1, "image_count": n} for i, n in enumerate(STATISTICS.image_count)]
+    MetadataCatalog.get(name).set(thing_classes=STATISTICS.names, class_image_count=counts)
+    cfg = tiny_cfg(*("DATASETS.TRAIN", (name,), "MODEL.LONG_TAIL.NUM_IMAGES", 100), statistics=None)
+    found = statistics_from_config(cfg)
+    assert found.image_count.tolist() == STATISTICS.image_count.tolist()
+    assert found.num_images == 100
 
 
 def checkpoint_of(model, path, save_dir):

@@ -91,7 +91,7 @@ def _count(cfg: CfgNode) -> ClassStatistics:
 def _count_dataset(cfg: CfgNode, name: str) -> ClassStatistics:
     metadata = MetadataCatalog.get(name) if name in DatasetCatalog else None
     counted = metadata and metadata.get("class_image_count") and not metadata.get("custom", False)
-    if metadata and counted and not os.path.isfile(metadata.json_file):
+    if metadata and counted and not os.path.isfile(metadata.get("json_file") or ""):
         # Counts by image alone, but they need no file.
         return ClassStatistics.from_metadata(metadata, cfg.MODEL.LONG_TAIL.NUM_IMAGES or None)
     path = annotation_file(name, "DATASETS.TRAIN")
