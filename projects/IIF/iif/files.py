@@ -54,7 +54,7 @@ def packaged_file(path: str) -> Path:
     file = _PACKAGE / name
     if not file.is_file():
         there = file.parent.glob(f"*{file.suffix}") if file.parent.is_dir() else []
-        others = ", ".join(sorted(other.name for other in there)) or "none"
+        others = ", ".join(sorted(other.name for other in there)) or "no file"
         raise InputError(f"{path}: the package has no such file; {file.parent.name} has: {others}")
     return file
 
