@@ -19,7 +19,7 @@ from typing import IO, Annotated, Any, TypeVar
 import msgspec
 
 from iif.errors import InputError
-from iif.outputs import refuse_input
+from iif.outputs import is_special, refuse_input
 
 T = TypeVar("T")
 # An id of an annotation file: what int64 holds.
@@ -92,8 +92,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and not target.is_file() and not target.is_dir():
-            with open(target, mode, **text) as f:  # type: ignore[call-overload]
+        if is_special(path):
+            with open(path, mode, **text) as f:  # type: ignore[call-overload]
                 yield f
             return
         _remove_leftovers(target.parent)
@@ -114,6 +114,15 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             # Of a full disk the error names nothing, otherwise the temporary file.
             error.filename, error.filename2 = os.fspath(path), None
         raise
+
+
+def os_error_text(error: OSError) -> str:
+    """Return what the operating system refused, in one line: the file, the reason, a remedy."""
+    text = str(error) if error.strerror is None else error.strerror
+    if error.filename is not None:
+        text = f"{error.filename}: {text}"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{text}; make room and run it again" if full else text
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -234,8 +243,8 @@ def _refuse_other_encoding(text: memoryview, path: str | os.PathLike[str]) -> No
         except UnicodeDecodeError as error:
             place = start - pending + error.start
             raise InputError(
-                f"{path}: not in UTF-8, which JSON must be (byte 0x{text[place]:02x} at {place:,}); "
-                "save the file as UTF-8"
+                f"{path}: not in UTF-8, which JSON must be (byte 0x{text[place]:02x} at "
+                f"{place:,}); save the file as UTF-8"
             ) from None
 
 

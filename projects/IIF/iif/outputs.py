@@ -42,6 +42,12 @@ def refuse_input(path: str | os.PathLike[str]) -> None:
                 )
 
 
+def is_special(path: str | os.PathLike[str]) -> bool:
+    """Return whether a path is a device or a pipe, which is written to and never replaced."""
+    # Not its real path: that of a pipe behind /dev/stdout does not exist.
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
 def check_output(path: str | os.PathLike[str], *, folder: bool = False) -> None:
     """Check that a file, or files in a folder, can be written, before there is anything to write.
 
@@ -57,7 +63,7 @@ def check_output(path: str | os.PathLike[str], *, folder: bool = False) -> None:
         raise InputError(f"{path}: is a folder; give a file to write to")
     if target.is_file() and folder:
         raise InputError(f"{path}: is a file; give a folder to write to")
-    if target.exists() and not target.is_dir() and not target.is_file():
+    if is_special(path):
         return
     place = target if folder else target.parent
     while not place.exists():

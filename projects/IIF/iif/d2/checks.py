@@ -105,6 +105,12 @@ def _check_weights_file(args: argparse.Namespace, cfg: CfgNode) -> None:
         )
     if weights and "://" not in weights and not PathManager.isfile(weights):
         raise InputError(f"MODEL.WEIGHTS: no such file {weights}")
+    own = Path(weights).parent.resolve() == Path(cfg.OUTPUT_DIR).resolve()
+    if own and not args.eval_only and Path(weights).match(layout.CHECKPOINTS):
+        raise InputError(
+            f"MODEL.WEIGHTS: {weights} lies in OUTPUT_DIR, whose checkpoints this training would "
+            "write over; set another OUTPUT_DIR, or add --resume to go on"
+        )
 
 
 def _statistics(args: argparse.Namespace, cfg: CfgNode) -> ClassStatistics | None:

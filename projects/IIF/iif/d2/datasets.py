@@ -277,7 +277,8 @@ def check_masks(name: str, key: str, mask_format: str) -> None:
     """Check that Detectron2 can train masks on a data set.
 
     Masks are checked in every data set that has an annotation file, whether they are there and in
-    the right form in those of ``DATASETS.CUSTOM``. Crowds and what has no valid polygon are not trained on.
+    the right form in those of ``DATASETS.CUSTOM``. Crowds and what has no valid polygon are not
+    trained on.
 
     Args:
         name: of the data set.

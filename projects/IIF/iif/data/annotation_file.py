@@ -178,7 +178,7 @@ class AnnotationFile:
         return np.array([(image.height, image.width) for image in self.images], dtype=np.int64)
 
     def file_names(self) -> list[str]:
-        """Return the names of the I images (`iif.data.names.image_name`); "" where there is none."""
+        """Return the names of the I images, "" where there is none; see `iif.data.names`."""
         return [image_name(image.file_name, image.coco_url) for image in self.images]
 
 
@@ -186,7 +186,8 @@ def read_annotation_file(path: str | os.PathLike[str]) -> AnnotationFile:
     """Return what an annotation file holds, decoded once in a process.
 
     The 4 files that were used last stay in memory, at their size and about 250 bytes for each
-    annotation. A file whose size or times have changed is decoded again. :func:`forget_annotation_files` frees them.
+    annotation. A file whose size or times have changed is decoded again.
+    :func:`forget_annotation_files` frees them.
 
     Raises:
         InputError: the file is missing, not JSON (cut off), has no images or no categories, lacks
