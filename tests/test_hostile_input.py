@@ -22,11 +22,14 @@ from helpers_compare import SIZE, make_gt, make_results, write
 from iif.cli import main
 from iif.data.annotation_file import read_annotation_file
 from iif.data.annotations import load_annotations
+from iif.data.images import find_images
 from iif.data.masks import check_polygons, polygon_fault
 from iif.data.names import image_name, one_line
 from iif.data.results import load_results
 from iif.data.trainable import trainable
 from iif.errors import InputError
+from iif.evaluation.evaluate import evaluate_files
+from iif.statistics import ClassStatistics
 
 Content = dict[str, Any]
 Read = Callable[[Path], object]
@@ -332,3 +335,68 @@ def test_a_file_that_changes_after_reading_changes_nothing(tmp_path: Path, chang
     )
     done = subprocess.run([sys.executable, "-c", script, str(path), change], check=False)
     assert done.returncode == 0
+
+
+# ---------------------------------------------------------------------------------- anything else
+
+VALUES: list[Any] = [
+    *(None, True, -1, 0, 1, 2**31, 2**63, -(2**70), 0.5, 1e30, float("inf")),
+    *("", "x", "\n", "\ud800", [], {}, [[]], [1], [-1.0] * 4, [1e300] * 4),
+    *([[1, 2, 3, 4, 5, 6]], [[1e30] * 6], [[True] * 7], [[[1]]]),
+    *({"a": 1}, {"size": [1, 1], "counts": "1"}, {"size": list(SIZE), "counts": "Z" * 20}),
+    *({"size": list(SIZE), "counts": [-1, SIZE[0] * SIZE[1] + 1]}, {"size": [2**70, 1]}),
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    inside = [
+        place
+        for key, item in items
+        for place in (
+            [(*path, key)] + (places(item, (*path, key)) if isinstance(item, dict | list) else [])
+        )
+    ]
+    return inside
+
+
+def spoilt(random: np.random.Generator, content: Any) -> Any:
+    """Return a copy of a file's content with another value somewhere, or without a key."""
+    content = json.loads(json.dumps(content))
+    found = places(content)
+    *way, last = found[random.integers(len(found))]
+    holder = content
+    for key in way:
+        holder = holder[key]
+    if isinstance(holder, dict) and random.random() < 0.2:
+        del holder[last]
+    else:
+        holder[last] = VALUES[random.integers(len(VALUES))]
+    return content
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_spoilt_is_read_or_refused(tmp_path: Path, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    gt = make_gt(images=3, categories=3)
+    results = make_results(gt)[:6]
+    gt_path, results_path = tmp_path / "gt.json", tmp_path / "r.json"
+    uses: list[Callable[[], object]] = [
+        lambda: ClassStatistics.from_json(gt_path, cache=False),
+        lambda: trainable(read_annotation_file(gt_path), masks=True),
+        lambda: find_images(load_annotations(gt_path), tmp_path),
+        lambda: evaluate_files(gt_path, results_path, output_dir=tmp_path / "o", outcomes=True),
+    ]
+    refused: list[str] = []
+    for number in range(40):
+        gt_path.write_text(json.dumps(spoilt(random, gt) if number % 2 else gt))
+        results_path.write_text(json.dumps(results if number % 2 else spoilt(random, results)))
+        for use in uses:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    use()
+                except InputError as error:
+                    refused.append(str(error))
+    assert len(refused) > 40
+    assert all(str(tmp_path) in message for message in refused)

@@ -51,10 +51,7 @@ def test_torchvision(openmoji_dir: Path, tmp_path: Path) -> None:
     assert "Traceback" not in rest
     (line,) = [line for line in rest.splitlines() if "interrupted" in line]
     assert line == "iif train: interrupted; go on from the last checkpoint with --resume"
-    done = int((tmp_path / layout.LAST_CHECKPOINT).read_text()[6:13]) + 1
-    resumed = [*train, "--resume", *settings, f"iterations={done + 1}"]
-    assert subprocess.run([sys.executable, *resumed], check=False).returncode == 0
-    assert (tmp_path / layout.FINAL_CHECKPOINT).is_file()
+    assert (tmp_path / layout.LAST_CHECKPOINT).is_file()
 
 
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])

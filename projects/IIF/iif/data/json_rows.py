@@ -174,6 +174,9 @@ class JsonList:
                 rows.append(msgspec.convert(value, row_type))
             except msgspec.ValidationError as error:
                 raise self._validation_error(first_row + len(rows), error) from None
+            except UnicodeEncodeError:
+                fault = "half of a surrogate pair"
+                raise self._malformed_error(first_row + len(rows), fault) from None
             used = at
             at = _behind_space(string, at)
             if at == len(string):

@@ -258,7 +258,7 @@ class _Part:
                 except ValueError as error:
                     raise _mask_error(file, first_row + i, str(error)) from None
             else:
-                texts.append(counts.encode())
+                texts.append(counts.encode(errors="surrogatepass"))
         self.lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         self.counts = np.frombuffer(b"".join(texts), np.uint8)
         self.mask_area = RLEs(expected, self.counts, np.cumsum(self.lengths)).areas()
