@@ -29,9 +29,21 @@ def test_a_training_does_not_write_over_the_checkpoint_that_it_starts_from(
     assert sha256_file(weights) == before
 
 
+def test_a_run_does_not_write_over_the_baseline_that_it_is_compared_with(
+    config_file, baseline, capsys
+):
+    summary = baseline / "inference" / "eval_summary.json"
+    before = sha256_file(summary)
+    start = ["--config-file", config_file, "--eval-only", "--baseline", baseline]
+    start += ["OUTPUT_DIR", baseline, "MODEL.WEIGHTS", baseline / "model_final.pth"]
+    assert "lies in OUTPUT_DIR" in refused(capsys, *start, "MODEL.LONG_TAIL.METHOD", "none")
+    assert sha256_file(summary) == before
+
+
 def test_an_output_folder_that_cannot_be_is_one_line(config_file, tmp_path, capsys):
     (tmp_path / "file").write_text("kept")
     start = ["--config-file", config_file, "OUTPUT_DIR"]
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         assert str(folder) in refused(capsys, *start, folder)
+        assert "give" in refused(capsys, *start, folder)
     assert (tmp_path / "file").read_text() == "kept"

@@ -91,7 +91,8 @@ def _count(cfg: CfgNode) -> ClassStatistics:
         )
     register_custom_datasets(cfg)
     statistics = reduce(_add, (_count_dataset(cfg, name) for name in cfg.DATASETS.TRAIN))
-    _warn_of_shared_images(cfg.DATASETS.TRAIN)
+    if len(cfg.DATASETS.TRAIN) > 1:
+        _warn_of_shared_images(cfg.DATASETS.TRAIN)
     return statistics
 
 
