@@ -210,6 +210,37 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")
+def test_a_full_disk_is_told_for_a_checkpoint_too(tmp_path: Path) -> None:
+    """torch.save raises a RuntimeError about positions in its archive."""
+    torch = pytest.importorskip("torch")
+
+    def fill() -> None:
+        with (
+            atomic_write(tmp_path / "model.pth", "wb"),
+            open("/dev/full", "wb", buffering=0) as full,
+        ):
+            torch.save({"a": torch.zeros(100_000)}, full)
+
+    with pytest.raises(OSError, match="No space left") as error:
+        fill()
+    text = f"{tmp_path / 'model.pth'}: No space left on device; make room and run it again"
+    assert os_error_text(error.value) == text
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.EIO, "Input/output error", "a.jpg"), "a.jpg: Input/output error"),
+        (OSError("Caught in a worker.\nTraceback:\n  ...\nOSError: no\n"), "OSError: no"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_a_fault_of_the_file_system_is_one_line(error: OSError, text: str) -> None:
+    assert os_error_text(error) == text
+
+
 @pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="this platform has no /dev/stdout")
 def test_a_pipe_behind_a_name_of_the_system_is_written_to() -> None:
     script = "from iif.files import atomic_write\nwith atomic_write('/dev/stdout') as f:\n"

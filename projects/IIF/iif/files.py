@@ -110,15 +110,20 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            # Of a full disk the error names nothing, otherwise the temporary file.
-            error.filename, error.filename2 = os.fspath(path), None
+        # torch.save puts an error of its own in front of the file system's.
+        fault = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(fault, OSError) and fault.filename in (None, str(temporary)):
+            # Of a full disk it names nothing, otherwise the temporary file.
+            fault.filename, fault.filename2 = os.fspath(path), None
+        if isinstance(fault, OSError) and fault is not error:
+            raise fault from None
         raise
 
 
 def os_error_text(error: OSError) -> str:
     """Return what the operating system refused, in one line: the file, the reason, a remedy."""
-    text = str(error) if error.strerror is None else error.strerror
+    # Of a worker process the text is a whole traceback, the error at its end.
+    text = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[-1]
     if error.filename is not None:
         text = f"{error.filename}: {text}"
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
