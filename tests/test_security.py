@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import iif
+from iif.cli import main
 
 PACKAGE = Path(iif.__file__).parent
 ROOT = PACKAGE.parents[2]
@@ -73,3 +75,43 @@ def test_no_call_runs_what_a_file_says(path: Path) -> None:
 def test_an_unsafe_call_would_be_seen(call: str, tmp_path: Path) -> None:
     (tmp_path / "file.py").write_text(call)
     assert next(unsafe(*found) for found in calls(tmp_path / "file.py"))
+
+
+class Runs:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+def test_a_checkpoint_of_torchvision_runs_no_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
+    proof, path = tmp_path / "proof", tmp_path / "model_final.pth"
+    torch.save({"format": "iif-torchvision/2", "model": Runs(proof)}, path)
+    (tmp_path / "gt.json").write_text("{}")
+    command = ["train", "--eval-only", "--run", str(path), "--val-json", str(tmp_path / "gt.json")]
+    command += ["--images", str(tmp_path), "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert f"{path}: not a checkpoint" in capsys.readouterr().err
+    assert not proof.exists()
+
+
+def test_matches_run_no_code(tmp_path: Path) -> None:
+    """numpy's archives can hold pickles."""
+    import numpy as np
+
+    from iif.errors import InputError
+    from iif.evaluation.matches_file import load_matches
+
+    proof, path = tmp_path / "proof", tmp_path / "eval_matches.npz"
+    with path.open("wb") as f:
+        np.savez(f, format=np.array([Runs(proof)], dtype=object))
+    with pytest.raises(InputError, match=r"eval_matches.npz: not a file of"):
+        load_matches(path)
+    assert not proof.exists()

@@ -114,7 +114,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         fault = error.__context__ if isinstance(error, RuntimeError) else error
         if isinstance(fault, OSError) and fault.filename in (None, str(temporary)):
             # Of a full disk it names nothing, otherwise the temporary file.
-            fault.filename, fault.filename2 = os.fspath(path), None
+            fault.filename = os.fspath(path)
         if isinstance(fault, OSError) and fault is not error:
             raise fault from None
         raise
