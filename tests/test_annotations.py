@@ -247,7 +247,11 @@ def drop(section: str, row: int, key: str) -> Callable[[dict], None]:
         ),
         (lambda content: content.update(images=[]), "images is empty"),
         (lambda content: content.pop("categories"), "categories"),
-        (drop("images", 0, "file_name"), "neither file_name nor coco_url"),
+        (change("images", 0, height=0), r"image \d+ is 0 x \d+ pixels .*`\$.images\[0\]`"),
+        (change("images", 0, width=-3), r"image \d+ is \d+ x -3 pixels .*`\$.images\[0\]`"),
+        (change("images", 0, height=2**31), r"image \d+ is 2147483648 x \d+ pixels"),
+        (change("images", 0, height=2**70), r"images\[0\].height"),
+        (change("categories", 0, image_count=-4), r"`int` >= 0 - at `\$.categories\[0\].image"),
     ],
 )
 def test_faults_are_named(tmp_path: Path, spoil: Callable[[dict], None], message: str) -> None:
@@ -292,8 +296,15 @@ def test_runs_that_do_not_fill_the_image_name_their_annotation(counts: Any) -> N
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([], "not a list of polygons"),
-        ([[1, 2]], "not a list of polygons"),
+        ([], "has no polygon"),
+        ([1, 2, 3, 4, 5, 6], "not a list of polygons"),
+        ([["x"] * 6], "not a list of polygons"),
+        ([[1, 2]], "polygon 0 has 2 numbers, 3 points have 6; correct"),
+        ([[1, 1, 5, 5, 1, 5], [1, 2, 3, 4]], "polygon 1 has 4 numbers.*a box .* is no polygon"),
+        ([[1, 1, 5, 5, 1, 5, 9]], "polygon 0 has 7 numbers"),
+        ([[1, 1, 5, 1e30, 1, 5]], r"has the coordinate 1e\+30, far out of the image"),
+        ([[1, 1, 5, 5, -1e9, 5]], r"has the coordinate -1e\+09, far out of the image"),
+        ([[1, 1, 5, 5, 2**70, 5]], "far out of the image"),
         ({"size": [1, 1], "counts": "1"}, r"size is \[1, 1\]"),
         ({"counts": "1"}, "size is None"),
         ({"size": [1, 1], "counts": 3}, "expected an RLE"),

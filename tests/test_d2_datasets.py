@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from helpers_d2 import STATISTICS, tiny_cfg
 from iif import InputError
 from iif.d2 import register_custom_datasets
 from iif.d2.datasets import check_dataset, check_masks, load_instances
+from iif.d2.statistics import statistics_from_config
 from iif.data import annotation_file
 from iif.data.annotations import load_annotations
 from iif.statistics import ClassStatistics
@@ -326,6 +328,78 @@ def test_a_mask_that_is_none_is_named(write, segmentation):
     registered(("custom_set", *write(content)), statistics=None)
     with pytest.raises(InputError, match=f"id {number} is neither polygons nor an RLE"):
         DatasetCatalog.get("custom_set")
+
+
+@pytest.mark.parametrize("value", [1e30, -1e9, 1e6])
+def test_a_coordinate_far_out_of_the_image_is_refused_before_training(write, value):
+    """Detectron2 would draw it without end, or die of it."""
+    content = coco_content()
+    content["annotations"][2]["segmentation"][0][3] = value
+    number = content["annotations"][2]["id"]
+    registered(("custom_set", *write(content)), statistics=None)
+    message = f"id {number}: polygon 0 has the coordinate {value:g}, far out".replace("+", r"\+")
+    with pytest.raises(InputError, match=f"DATASETS.TRAIN: data set 'custom_set': .*{message}"):
+        check_masks("custom_set", "DATASETS.TRAIN", "polygon")
+    with pytest.raises(InputError, match=message):
+        DatasetCatalog.get("custom_set")
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "{}/secret.png", "a/../../secret.png"])
+def test_a_file_name_that_leaves_the_image_folder_is_refused(write, tmp_path, name):
+    content = coco_content()
+    json_file, root = write(content)
+    Image.new("RGB", (48, 64)).save(tmp_path / "secret.png")
+    content["images"][2]["file_name"] = name.format(tmp_path)
+    with open(json_file, "w") as f:
+        json.dump(content, f)
+    registered(("custom_set", json_file, root), statistics=None)
+    with pytest.raises(InputError, match="leads out of the image folder"):
+        check_dataset("custom_set", "DATASETS.TRAIN", 3)
+    with pytest.raises(InputError, match="leads out of the image folder"):
+        DatasetCatalog.get("custom_set")
+
+
+def counted_together(*names):
+    cfg = tiny_cfg("DATASETS.TRAIN", repr(list(names)), statistics=None)
+    return statistics_from_config(cfg)
+
+
+def test_images_that_count_twice_are_warned_of(write):
+    first = coco_content()
+    other = coco_content()
+    for image in other["images"]:
+        image["file_name"] = f"other_{image['file_name']}"
+    partly = coco_content()
+    partly["images"][0]["file_name"] = "val2017/0.png"  # the same file name in another folder
+    partly["images"][1]["file_name"] = "another.png"
+    partly["images"][2]["file_name"] = "one more.png"
+    contents = {"first": first, "copy": first, "other": other, "partly": partly}
+    entries = [(f"custom_{n}", *write(c, f"{n}.json")) for n, c in contents.items()]
+    registered(*entries, statistics=None)
+    for names, number in (
+        (("custom_first", "custom_first"), 3),
+        (("custom_first", "custom_copy"), 3),
+        (("custom_first", "custom_partly"), 1),
+        (("custom_other", "custom_first", "custom_copy"), 3),
+    ):
+        said = rf"'{names[-2]}' and '{names[-1]}': {number} of their images are the same"
+        with pytest.warns(UserWarning, match=said):
+            assert counted_together(*names).num_images == 3 * len(names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        counted_together("custom_first", "custom_other")
+
+
+def test_counts_without_a_file_that_are_listed_twice_are_warned_of(request):
+    name = "custom_counts_without_a_file"
+    DatasetCatalog.register(name, list)
+    request.addfinalizer(lambda: (DatasetCatalog.remove(name), MetadataCatalog.remove(name)))
+    counts = [{"id": i + 1, "image_count": n} for i, n in enumerate(STATISTICS.image_count)]
+    MetadataCatalog.get(name).set(thing_classes=STATISTICS.names, class_image_count=counts)
+    cfg = tiny_cfg("DATASETS.TRAIN", (name, name), statistics=None)
+    cfg.MODEL.LONG_TAIL.NUM_IMAGES = 200
+    with pytest.warns(UserWarning, match="their images are the same"):
+        statistics_from_config(cfg)
 
 
 def test_a_test_set_without_annotations_loads(write):

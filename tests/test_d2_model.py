@@ -264,12 +264,13 @@ def test_built_in_lvis_needs_no_file_to_count_by_image():
     assert weight[0].item() == pytest.approx(7.355740938246138, rel=1e-6)
 
 
-def test_counts_in_the_metadata_need_no_file(request):
+@pytest.mark.parametrize("file", [{}, {"json_file": "/nowhere/train.json"}])
+def test_counts_in_the_metadata_need_no_file(request, file):
     name = "counts_without_a_file"
     DatasetCatalog.register(name, list)
     request.addfinalizer(lambda: (DatasetCatalog.remove(name), MetadataCatalog.remove(name)))
     counts = [{"id": i + 1, "image_count": n} for i, n in enumerate(STATISTICS.image_count)]
-    MetadataCatalog.get(name).set(thing_classes=STATISTICS.names, class_image_count=counts)
+    MetadataCatalog.get(name).set(thing_classes=STATISTICS.names, class_image_count=counts, **file)
     cfg = tiny_cfg(*("DATASETS.TRAIN", (name,), "MODEL.LONG_TAIL.NUM_IMAGES", 100), statistics=None)
     found = statistics_from_config(cfg)
     assert found.image_count.tolist() == STATISTICS.image_count.tolist()

@@ -40,10 +40,11 @@ def test_a_configuration_runs_no_code(tmp_path, capsys):
     assert not proof.exists()
 
 
-@pytest.mark.parametrize("suffix", [".pkl", ".pth"])
+@pytest.mark.parametrize("suffix", [".pkl", ".pth", ".pyth", ".pt", ""])
 def test_weights_run_no_code(tmp_path, suffix):
     proof, path = tmp_path / "proof", tmp_path / f"weights{suffix}"
     content = {"model": {"a": np.zeros(2)}, "__author__": "me", "extra": Runs(proof)}
+    content["model_state"] = content["model"]
     if suffix == ".pkl":
         path.write_bytes(pickle.dumps(content))
     else:
@@ -61,6 +62,19 @@ def test_a_checkpoint_that_was_cut_off_is_one_error(tmp_path, length):
     cut.write_bytes((tmp_path / "whole.pth").read_bytes()[:length])
     with pytest.raises(InputError, match=r"cut.pth: cannot be read as a checkpoint"):
         load_model(tiny_cfg(), str(cut))
+
+
+def test_weights_of_pycls_load(tmp_path):
+    model = build_model(tiny_cfg())
+    name = "backbone.bottom_up.stem.conv1.weight"
+    weight = torch.full_like(model.state_dict()[name], 0.5)
+    state = {"stem.conv1.weight": weight, "stem.bn.num_batches_tracked": torch.tensor(3)}
+    torch.save({"model_state": state, "epoch": 3}, tmp_path / "R-18.pyth")
+    MethodCheckpointer(model).load(str(tmp_path / "R-18.pyth"), checkpointables=[])
+    assert (model.state_dict()[name] == 0.5).all()
+    torch.save({"epoch": 3}, tmp_path / "R-18.pyth")
+    with pytest.raises(InputError, match=r"R-18.pyth: not a checkpoint of pycls"):
+        MethodCheckpointer(model).load(str(tmp_path / "R-18.pyth"), checkpointables=[])
 
 
 def test_weights_of_the_model_zoo_load(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from iif.files import atomic_write
+from iif.files import atomic_write, os_error_text
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -110,3 +112,138 @@ def test_what_a_killed_process_left_is_removed_and_a_living_ones_is_not(tmp_path
         with atomic_write(tmp_path / "second.txt") as g:
             g.write("y")
     assert sorted(os.listdir(tmp_path)) == ["first.txt", "second.txt"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are synced where POSIX is")
+def test_the_file_and_then_its_folder_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[bool] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        synced.append(is_folder)
+        assert (tmp_path / "file.txt").exists() == is_folder  # renamed in between
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with atomic_write(tmp_path / "file.txt") as f:
+        f.write("x")
+    assert synced == [False, True]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders are synced where POSIX is")
+def test_a_file_system_that_cannot_sync_folders_takes_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with atomic_write(tmp_path / "file.txt") as f:
+        f.write("x")
+    assert (tmp_path / "file.txt").read_text() == "x"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes are asked where POSIX is")
+def test_a_leftover_that_cannot_be_removed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another user's, in a folder like /tmp."""
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    with atomic_write(tmp_path / "file.txt") as f:
+        name = next(name for name in os.listdir(tmp_path))
+        f.write("x")
+    leftover = tmp_path / name.replace(f"-{os.getpid()}.", f"-{done.pid}.")
+    leftover.write_text("theirs")
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == leftover:
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with atomic_write(tmp_path / "file.txt") as f:
+        f.write("y")
+    assert (tmp_path / "file.txt").read_text() == "y"
+    monkeypatch.undo()
+    with atomic_write(tmp_path / "file.txt") as f:
+        f.write("z")
+    assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_what_stands_in_the_way_is_named_as_it_was_given(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+
+    def write(path: Path) -> None:
+        with atomic_write(path) as f:
+            f.write("y")
+
+    with pytest.raises(OSError, match=r"File exists|Not a directory") as error:
+        write(tmp_path / "file" / "below")
+    assert str(tmp_path / "file") in os_error_text(error.value)
+    with pytest.raises(IsADirectoryError) as error:
+        write(tmp_path / "folder")
+    assert os_error_text(error.value).startswith(f"{tmp_path / 'folder'}: ")
+    assert ".iif-" not in str(error.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    def fill() -> None:
+        with atomic_write(tmp_path / "file.txt") as f, open("/dev/full", "w") as full:
+            f.write("half")
+            full.write("x")
+
+    with pytest.raises(OSError, match="No space left") as error:
+        fill()
+    text = f"{tmp_path / 'file.txt'}: No space left on device; make room and run it again"
+    assert os_error_text(error.value) == text
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")
+def test_a_full_disk_is_told_for_a_checkpoint_too(tmp_path: Path) -> None:
+    """torch.save raises a RuntimeError about positions in its archive."""
+    torch = pytest.importorskip("torch")
+
+    def fill() -> None:
+        with (
+            atomic_write(tmp_path / "model.pth", "wb"),
+            open("/dev/full", "wb", buffering=0) as full,
+        ):
+            torch.save({"a": torch.zeros(100_000)}, full)
+
+    with pytest.raises(OSError, match="No space left") as error:
+        fill()
+    text = f"{tmp_path / 'model.pth'}: No space left on device; make room and run it again"
+    assert os_error_text(error.value) == text
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.EIO, "Input/output error", "a.jpg"), "a.jpg: Input/output error"),
+        (OSError("Caught in a worker.\nTraceback:\n  ...\nOSError: no\n"), "OSError: no"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_a_fault_of_the_file_system_is_one_line(error: OSError, text: str) -> None:
+    assert os_error_text(error) == text
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="this platform has no /dev/stdout")
+def test_a_pipe_behind_a_name_of_the_system_is_written_to() -> None:
+    script = "from iif.files import atomic_write\nwith atomic_write('/dev/stdout') as f:\n"
+    script += "    f.write('through')\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert done.stdout == b"through"

@@ -53,6 +53,45 @@ def test_the_same_image_under_two_ids_is_one_file(tmp_path: Path) -> None:
     assert find_images(gt, tmp_path / "data") == [path, path]
 
 
+def test_a_names_end_that_several_names_share_finds_no_image(tmp_path: Path) -> None:
+    """Only one of the two is missing, and the file in the folder may be anything."""
+    gt = annotations_of(tmp_path, "a/x.png", "b/x.png", "c/y.png")
+    image(tmp_path / "data" / "a" / "x.png")
+    image(tmp_path / "data" / "x.png")
+    image(tmp_path / "data" / "y.png")
+    with pytest.raises(InputError, match=r"x.png: would be both a/x.png and b/x.png of .*start"):
+        find_images(gt, tmp_path / "data")
+    both = image(tmp_path / "data" / "b" / "x.png")
+    found = find_images(gt, tmp_path / "data")
+    assert found == [tmp_path / "data" / "a" / "x.png", both, tmp_path / "data" / "y.png"]
+
+
+@pytest.mark.parametrize(
+    "name", ["../x.png", "a/../../x.png", "{}/x.png", "{}/data-2/x.png", ".", "..", "a\0.png"]
+)
+def test_a_name_that_leaves_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    for place in (".", "data", "data-2"):  # wherever it leads, there is an image
+        image(tmp_path / place / "x.png")
+    gt = annotations_of(tmp_path, name.format(tmp_path))
+    with pytest.raises(InputError, match=r"annotations.json: the file name '.*' of image 1 leads"):
+        find_images(gt, tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["a/../x.png", "./x.png", "{}/data/x.png"])
+def test_a_name_that_stays_in_the_folder_is_taken(tmp_path: Path, name: str) -> None:
+    path = image(tmp_path / "data" / "x.png")
+    image(tmp_path / "data" / "a" / "y.png")
+    (found,) = find_images(annotations_of(tmp_path, name.format(tmp_path)), tmp_path / "data")
+    assert found.samefile(path)
+
+
+def test_an_image_without_a_name_is_refused_where_images_are_needed(tmp_path: Path) -> None:
+    image(tmp_path / "data" / "x.png")
+    gt = annotations_of(tmp_path, "x.png", "")
+    with pytest.raises(InputError, match="image 2 has neither file_name nor coco_url; add one"):
+        find_images(gt, tmp_path / "data")
+
+
 def turned_jpeg(path: Path, orientation: int, mode: str = "RGB") -> Path:
     """Write a JPEG of 24 x 16 stored pixels, whose EXIF says how they are turned."""
     pixels = np.zeros((16, 24, 3), np.uint8)

@@ -14,6 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; those of one floor do not import each other.
 FLOORS = (
     ("errors", "layout", "nms", "mask_logits"),
+    ("outputs",),
     ("files", "locking"),
     ("data",),
     ("statistics",),

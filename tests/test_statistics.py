@@ -176,6 +176,23 @@ def test_a_right_image_count_is_not_warned_about(write):
         ClassStatistics.from_json(write(content))
 
 
+def test_an_image_that_is_listed_twice_is_warned_of(write):
+    """Under another id; the counts come from the file, and then from the cache."""
+    content = small_file()
+    names = [f"{image['id']}.jpg" for image in content["images"]]
+    for image, name in zip(content["images"], names, strict=True):
+        image["file_name"] = name
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ClassStatistics.from_json(write(content))
+    content["images"][-1]["file_name"] = names[0]
+    path = write(content)
+    number = len(names)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=f"1 image of {number} have the file name of another"):
+            assert ClassStatistics.from_json(path).num_images == number
+
+
 def test_the_cache_is_used_for_the_same_content_only(write, monkeypatch):
     path = write(small_file())
     first = ClassStatistics.from_json(path)

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from iif import commands
+from iif import commands, layout
 from iif.errors import InputError
+from iif.outputs import check_output, refuse_input
 
 ONE_OF = "one of"
+# What an argument writes when it is a file.
+FILE = ("",)
+# An interval of 100,000 replicates differs from that of a million by less than it is printed with.
+MAX_REPLICATES = 1_000_000
+
+Reads = Callable[[Path, argparse.Namespace], list[Path]]
 
 
 class Argument(NamedTuple):
@@ -17,11 +27,93 @@ class Argument(NamedTuple):
     flags: tuple[str, ...]
     options: dict[str, Any]  # of ArgumentParser.add_argument
     group: str | None = None  # heading in the help; ONE_OF: they exclude each other
+    reads: Reads | None = None  # the files that are read where it is a path
+    # Where it is a path that is written to: "" for itself, ".yaml" for itself with this suffix,
+    # otherwise files in a folder.
+    writes: tuple[str, ...] | None = None
+
+    def paths(self, args: argparse.Namespace) -> list[Path]:
+        """Return the paths that were given for it."""
+        name = self.options.get("dest") or self.flags[0].lstrip("-").replace("-", "_")
+        value = getattr(args, name)
+        values = value if isinstance(value, list) else [value]
+        return [Path(value) for value in values if value]
 
 
-def arg(*flags: str, group: str | None = None, **options: Any) -> Argument:
+def arg(
+    *flags: str,
+    group: str | None = None,
+    reads: Reads | None = None,
+    writes: tuple[str, ...] | None = None,
+    **options: Any,
+) -> Argument:
     """Return an argument; ``options`` are those of ArgumentParser.add_argument."""
-    return Argument(flags, options, group)
+    return Argument(flags, options, group, reads, writes)
+
+
+def output(metavar: str, writes: tuple[str, ...], text: str) -> Argument:
+    """Return the argument --output; ``writes`` as in `Argument`, ``text`` is its help."""
+    return arg("--output", required=True, metavar=metavar, writes=writes, help=text)
+
+
+def itself(path: Path, args: argparse.Namespace) -> list[Path]:
+    """Return a file as what is read."""
+    return [path]
+
+
+def unless_own(path: Path, args: argparse.Namespace) -> list[Path]:
+    """Return a file of settings, unless it may be that of the run that goes on or is evaluated."""
+    return [] if args.resume or args.eval_only else [path]
+
+
+def model_files(path: Path, args: argparse.Namespace) -> list[Path]:
+    """Return what is read of a trained model: a checkpoint, or a run's output folder."""
+    folder = path if path.is_dir() else path.parent
+    names = (layout.CONFIG_YAML, layout.CONFIG_JSON, layout.STATISTICS, layout.LAST_CHECKPOINT)
+    return [path, *(folder / name for name in names), *folder.glob(layout.CHECKPOINTS)]
+
+
+def evaluation_files(path: Path, args: argparse.Namespace) -> list[Path]:
+    """Return what is read of an evaluation: an eval_summary.json, or a folder that has one."""
+    folder = path if path.is_dir() else path.parent
+    names = (layout.SUMMARY, layout.MATCHES, layout.RESULTS)
+    folders = (folder, folder / layout.INFERENCE)
+    return [path, *(folder / name for folder in folders for name in names)]
+
+
+def inputs_of(arguments: Sequence[Argument], args: argparse.Namespace) -> list[Path]:
+    """Return every file that the arguments of a command name as an input."""
+    return [
+        file
+        for argument in arguments
+        if argument.reads is not None
+        for path in argument.paths(args)
+        for file in argument.reads(path, args)
+    ]
+
+
+def check_outputs(arguments: Sequence[Argument], args: argparse.Namespace) -> None:
+    """Check that every output of a command can be written, before it begins.
+
+    Raises:
+        InputError: one is a protected input or another output, or cannot be written.
+    """
+    seen: set[str] = set()
+    for argument in arguments:
+        if argument.writes is None:
+            continue
+        for path in argument.paths(args):
+            for target in _targets(path, argument.writes):
+                refuse_input(target)
+                if (real := os.path.realpath(target)) in seen:
+                    raise InputError(f"{target}: would be written twice; give different names")
+                seen.add(real)
+            check_output(path, folder="" not in argument.writes)
+
+
+def _targets(path: Path, names: tuple[str, ...]) -> Iterator[Path]:
+    for name in names:
+        yield path.with_suffix(name) if name.startswith(".") else path / name
 
 
 def count(text: str) -> int:
@@ -31,10 +123,29 @@ def count(text: str) -> int:
     return int(text)
 
 
+def replicates(text: str) -> int:
+    """Return a number of bootstrap replicates: the type of an argument."""
+    if count(text) > MAX_REPLICATES:
+        raise argparse.ArgumentTypeError(
+            f"{text} replicates would never end; give at most {MAX_REPLICATES:,}"
+        )
+    return count(text)
+
+
 # Arguments that several commands share.
-GT = arg("--gt", required=True, metavar="FILE", help="test annotations in LVIS's or COCO's format")
+GT = arg(
+    "--gt",
+    required=True,
+    metavar="FILE",
+    reads=itself,
+    help="test annotations in LVIS's or COCO's format",
+)
 RESULTS = arg(
-    "--results", required=True, metavar="FILE", help="detections in LVIS's submission format"
+    "--results",
+    required=True,
+    metavar="FILE",
+    reads=itself,
+    help="detections in LVIS's submission format",
 )
 EXHAUSTIVE = arg(
     "--exhaustive",
@@ -45,6 +156,7 @@ EXHAUSTIVE = arg(
 TRAIN_JSON = arg(
     "--train-json",
     metavar="FILE",
+    reads=itself,
     help="training annotations, to count rare, common and frequent categories from where the test "
     "annotations do not name them (COCO's format)",
 )
@@ -53,13 +165,17 @@ RECALL = arg(
     "--recall", type=float, default=0.5, help="recall to match, per category (default %(default)s)"
 )
 BOOTSTRAP = arg(
-    "--bootstrap", type=count, default=1000, metavar="N", help="replicates (default %(default)s)"
+    "--bootstrap",
+    type=replicates,
+    default=1000,
+    metavar="N",
+    help="replicates (default %(default)s)",
 )
 SEED = arg("--seed", type=count, default=0, help="of the bootstrap (default %(default)s)")
-HTML = arg("--html", metavar="FILE", help="write one self-contained page")
+HTML = arg("--html", metavar="FILE", writes=FILE, help="write one self-contained page")
 MODEL = (
-    arg("--config-file", required=True, metavar="FILE", help="of the model"),
-    arg("--weights", required=True, metavar="FILE", help="its checkpoint"),
+    arg("--config-file", required=True, metavar="FILE", reads=itself, help="of the model"),
+    arg("--weights", required=True, metavar="FILE", reads=itself, help="its checkpoint"),
     arg(
         "opts",
         nargs=argparse.REMAINDER,
@@ -69,10 +185,15 @@ MODEL = (
 )
 
 PLAIN_MODEL = (
-    arg("--config-file", metavar="FILE", help="Detectron2: of the plain model"),
-    arg("--weights", metavar="FILE", help="Detectron2: its checkpoint"),
-    arg("--run", metavar="DIR", help="torchvision: the plain run's output folder, or checkpoint"),
-    arg("--json", metavar="FILE", help="torchvision: its training annotations"),
+    arg("--config-file", metavar="FILE", reads=itself, help="Detectron2: of the plain model"),
+    arg("--weights", metavar="FILE", reads=itself, help="Detectron2: its checkpoint"),
+    arg(
+        "--run",
+        metavar="DIR",
+        reads=model_files,
+        help="torchvision: the plain run's output folder, or checkpoint",
+    ),
+    arg("--json", metavar="FILE", reads=itself, help="torchvision: its training annotations"),
     arg("--images", metavar="DIR", help="torchvision: the folder of its training images"),
     arg("--device", help="torchvision: cpu, cuda or cuda:N (default: a GPU where there is one)"),
     MODEL[-1],

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from inspect import cleandoc
 from typing import Any, NamedTuple
 
-from iif import commands
+from iif import commands, layout
 from iif.arguments import (
     BOOTSTRAP,
     EXHAUSTIVE,
+    FILE,
     GT,
     HTML,
     MODEL,
@@ -29,12 +30,21 @@ from iif.arguments import (
     TRAIN_JSON,
     Argument,
     arg,
+    check_outputs,
     check_plain_model,
     check_train,
     check_tune,
     count,
+    evaluation_files,
+    inputs_of,
+    itself,
+    model_files,
+    output,
+    unless_own,
 )
 from iif.errors import InputError
+from iif.files import os_error_text
+from iif.outputs import protect
 
 Run = Callable[[argparse.Namespace], None]
 
@@ -43,6 +53,7 @@ class _Command(NamedTuple):
     run: Run  # its docstring is the help
     arguments: tuple[Argument, ...]
     check: Run  # of arguments that depend on one another
+    after_interrupt: str  # how to go on
 
 
 _COMMANDS: dict[str, _Command] = {}
@@ -61,7 +72,10 @@ _REMEDIES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status (2 for a fault in the input)."""
+    """Run the command line; return the exit status.
+
+    It is 2 for a fault in the input or of the file system, 130 after Ctrl-C; both in one line.
+    """
     # One plain line: where in the program a warning arises does not help a user.
     warnings.formatwarning = lambda message, *_, **__: f"iif: warning: {message}\n"
     # Detectron2 and torchvision script functions while they are imported; a user cannot change it.
@@ -70,7 +84,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = _COMMANDS[args.command]
     try:
         command.check(args)
-        command.run(args)
+        with protect(inputs_of(command.arguments, args)):
+            check_outputs(command.arguments, args)
+            command.run(args)
+        sys.stdout.flush()
         return 0
     except InputError as error:
         flags = [flag for words, flag in _REMEDIES.items() if words in str(error)]
@@ -82,6 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader (head, less) has closed the pipe; discard what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        print(f"iif {args.command}: error: {os_error_text(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"iif {args.command}: interrupted; {command.after_interrupt}", file=sys.stderr)
+        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -109,14 +132,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(name: str, run: Run, *arguments: Argument, check: Run = lambda args: None) -> None:
-    _COMMANDS[name] = _Command(run, arguments, check)
+def _command(
+    name: str,
+    run: Run,
+    *arguments: Argument,
+    check: Run = lambda args: None,
+    after_interrupt: str = "run it again",
+) -> None:
+    _COMMANDS[name] = _Command(run, arguments, check, after_interrupt)
 
 
 _command(
     "weights",
     commands.weights,
-    arg("--json", required=True, metavar="FILE", help="training annotations"),
+    arg("--json", required=True, metavar="FILE", reads=itself, help="training annotations"),
     # The values are checked where they are defined, which imports torch: too slow for --help.
     arg(
         "--variant",
@@ -134,8 +163,8 @@ _command(
         default="error",
         help="a weight that is not positive: error, or clamp to the smallest positive one",
     ),
-    arg("--csv", required=True, metavar="FILE", help="the table to write"),
-    arg("--plot", metavar="FILE", help="weight over count as PNG, PDF or SVG"),
+    arg("--csv", required=True, metavar="FILE", writes=FILE, help="the table to write"),
+    arg("--plot", metavar="FILE", writes=FILE, help="weight over count as PNG, PDF or SVG"),
 )
 _command(
     "methods",
@@ -145,7 +174,7 @@ _command(
 _command(
     "openmoji",
     commands.openmoji,
-    arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
+    arg("out_dir", metavar="OUT_DIR", writes=(), help="the folder to make"),
     *(
         arg(f"--{name}", type=count, default=default, help=f"{text} (default %(default)s)")
         for name, default, text in (
@@ -170,7 +199,7 @@ _command(
         choices=("bbox", "segm"),
         help="evaluate boxes, masks or both (default: those that the results have)",
     ),
-    arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    output("DIR", layout.EVALUATION_FILES, "the folder to write to"),
     arg("--outcomes", action="store_true", help="write each detection's outcome as CSV"),
     EXHAUSTIVE,
     TRAIN_JSON,
@@ -178,10 +207,25 @@ _command(
 _command(
     "compare",
     commands.compare,
-    arg("baseline", help="eval_summary.json, or an output folder that has one"),
-    arg("runs", nargs="+", metavar="run", help="the same of one or more runs"),
+    arg(
+        "baseline",
+        reads=evaluation_files,
+        help="eval_summary.json, or an output folder that has one",
+    ),
+    arg(
+        "runs",
+        nargs="+",
+        metavar="run",
+        reads=evaluation_files,
+        help="the same of one or more runs",
+    ),
     NAMES,
-    arg("--output", metavar="DIR", help="write tables and plots there"),
+    arg(
+        "--output",
+        metavar="DIR",
+        writes=layout.COMPARISON_TABLES,
+        help="write tables and plots there",
+    ),
     HTML,
     BOOTSTRAP,
     SEED,
@@ -191,9 +235,9 @@ _command(
     commands.false_positives,
     GT,
     RESULTS,
-    arg("--baseline", metavar="FILE", help="detections of the baseline"),
+    arg("--baseline", metavar="FILE", reads=itself, help="detections of the baseline"),
     NAMES,
-    arg("--output", required=True, metavar="DIR", help="folder of the tables and pictures"),
+    output("DIR", layout.FALSE_POSITIVE_TABLES, "folder of the tables and pictures"),
     arg("--images", metavar="DIR", help="image folder; without it no pictures"),
     HTML,
     RECALL,
@@ -242,9 +286,22 @@ _command(
     "report",
     commands.report,
     GT,
-    arg("--run", required=True, nargs="+", dest="runs", metavar="RUN", help="one or more runs"),
-    arg("--baseline", metavar="RUN", help="the run to compare them with"),
-    arg("--output", required=True, metavar="FILE", help="the page, report.html"),
+    arg(
+        "--run",
+        required=True,
+        nargs="+",
+        dest="runs",
+        metavar="RUN",
+        reads=evaluation_files,
+        help="one or more runs",
+    ),
+    arg(
+        "--baseline",
+        metavar="RUN",
+        reads=evaluation_files,
+        help="the run to compare them with",
+    ),
+    output("FILE", FILE, "the page, report.html"),
     NAMES,
     arg("--images", metavar="DIR", help="image folder; without it no crops"),
     arg("--crops", type=count, default=200, metavar="N", help="at most N (default %(default)s)"),
@@ -256,11 +313,16 @@ _command(
 _command(
     "train",
     commands.train,
-    arg("--json", help="training annotations, LVIS- or COCO-format"),
-    arg("--val-json", help="annotations to evaluate on"),
+    arg(
+        "--json",
+        metavar="FILE",
+        reads=itself,
+        help="training annotations, LVIS- or COCO-format",
+    ),
+    arg("--val-json", metavar="FILE", reads=itself, help="annotations to evaluate on"),
     arg("--images", required=True, metavar="DIR", help="folder of the images"),
     arg("--val-images", metavar="DIR", help="of --val-json; default: --images"),
-    arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    output("DIR", (), "the folder to write to"),
     EXHAUSTIVE,
     arg(
         "--preset",
@@ -280,11 +342,18 @@ _command(
     arg(
         "--run",
         metavar="DIR",
+        reads=model_files,
         help="of --eval-only: the run or checkpoint (default: that of --config, or --output)",
     ),
-    arg("--config", metavar="FILE", help="settings to start from: a config.json"),
+    arg(
+        "--config",
+        metavar="FILE",
+        reads=unless_own,
+        help="settings to start from: a config.json",
+    ),
     arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/torchvision.md"),
     check=check_train,
+    after_interrupt="go on from the last checkpoint with --resume",
 )
 _command(
     "predict",
@@ -315,20 +384,22 @@ _command(
         "--out",
         default="output/demo",
         metavar="DIR",
+        writes=(),
         help="the folder to write to; steps finished in it are not repeated (default %(default)s)",
     ),
     arg("--seed", type=count, default=0, help="of data and training (default %(default)s)"),
+    after_interrupt="run it again: it goes on where it was",
 )
 _command(
     "fold",
     commands.fold,
-    arg("--output", required=True, metavar="FILE.pth", help="the checkpoint to write"),
+    output("FILE.pth", ("", ".yaml"), "the checkpoint to write"),
     *MODEL,
 )
 _command(
     "moments",
     commands.moments,
-    arg("--output", required=True, metavar="FILE.json", help="the file to write"),
+    output("FILE.json", FILE, "the file to write"),
     arg(
         "--iterations",
         type=count,
@@ -348,7 +419,7 @@ _command(
 _command(
     "tune",
     commands.tune,
-    arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    output("DIR", layout.TUNING_FILES, "the folder to write to"),
     arg(
         "--all",
         nargs="?",

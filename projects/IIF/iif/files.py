@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import errno
 import hashlib
 import json
-import mmap
 import os
 import platform
 import secrets
@@ -18,6 +19,7 @@ from typing import IO, Annotated, Any, TypeVar
 import msgspec
 
 from iif.errors import InputError
+from iif.outputs import is_special, refuse_input
 
 T = TypeVar("T")
 # An id of an annotation file: what int64 holds.
@@ -25,6 +27,24 @@ Id = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 # Names of temporary files begin with it; the host's name keeps other machines' apart.
 _TEMPORARY = f".iif-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+
+# The first bytes of what is sometimes given for a JSON file, and what to do then. The little-endian
+# mark of UTF-32 begins with that of UTF-16.
+_UTF_8 = "save it as UTF-8"
+_UNPACK = "unpack it first"
+_NO_TEXT = {
+    b"\x1f\x8b": ("compressed with gzip", "unpack it first (gunzip)"),
+    b"PK\x03\x04": ("a ZIP archive", _UNPACK),
+    b"BZh": ("compressed with bzip2", _UNPACK),
+    b"\xfd7zXZ": ("compressed with xz", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("compressed with Zstandard", _UNPACK),
+    codecs.BOM_UTF32_LE: ("text in UTF-32", _UTF_8),
+    codecs.BOM_UTF32_BE: ("text in UTF-32", _UTF_8),
+    codecs.BOM_UTF16_LE: ("text in UTF-16", _UTF_8),
+    codecs.BOM_UTF16_BE: ("text in UTF-16", _UTF_8),
+}
+_HEAD_BYTES = 16
+_BLOCK_BYTES = 8 << 20
 
 # Distributions whose versions can change a result.
 _RELEVANT_DISTRIBUTIONS = (
@@ -77,22 +97,27 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     Args:
         path: the file to write.
         mode: "w" (UTF-8 text, newlines as written) or "wb".
+
+    Raises:
+        InputError: ``path`` is an input that is protected (`iif.outputs.protect`).
+        OSError: it cannot be written; ``filename`` is ``path``.
     """
     if mode not in ("w", "wb"):
         raise ValueError(f'mode is {mode!r}; it must be "w" or "wb"')
+    refuse_input(path)
     target = Path(os.path.realpath(path))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
-    if target.exists() and not target.is_file() and not target.is_dir():
-        with open(target, mode, **text) as f:  # type: ignore[call-overload]
-            yield f
-        return
-    _remove_leftovers(target.parent)
     # A short name: that of the target may be as long as the file system allows.
     temporary = target.parent / f"{_TEMPORARY}{os.getpid()}.{secrets.token_hex(6)}"
-    # Opened as open() would, so that a new file gets the permissions that the user chose.
-    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+    text = {"encoding": "utf-8", "newline": ""} if mode == "w" else {}
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_special(path):
+            with open(path, mode, **text) as f:  # type: ignore[call-overload]
+                yield f
+            return
+        _remove_leftovers(target.parent)
+        # Opened as open() would, so that a new file gets the permissions that the user chose.
+        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         with os.fdopen(descriptor, mode, **text) as f:  # type: ignore[call-overload]
             if target.is_file():
                 os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
@@ -100,10 +125,28 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        # torch.save puts an error of its own in front of the file system's.
+        fault = error.__context__ if isinstance(error, RuntimeError) else error
+        if isinstance(fault, OSError) and fault.filename in (None, str(temporary)):
+            # Of a full disk it names nothing, otherwise the temporary file.
+            fault.filename = os.fspath(path)
+        if isinstance(fault, OSError) and fault is not error:
+            raise fault from None
         raise
-    _sync_folder(target.parent)
+
+
+def os_error_text(error: OSError) -> str:
+    """Return what the operating system refused, in one line: the file, the reason, a remedy."""
+    # Of a worker process the text is a whole traceback, the error at its end.
+    text = error.strerror or (str(error).strip().splitlines() or [type(error).__name__])[-1]
+    if error.filename is not None:
+        text = f"{error.filename}: {text}"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return f"{text}; make room and run it again" if full else text
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -113,7 +156,8 @@ def _remove_leftovers(folder: Path) -> None:
     for path in folder.glob(f"{_TEMPORARY}*"):
         process = path.name.removeprefix(_TEMPORARY).partition(".")[0]
         if process.isdecimal() and not _is_alive(int(process)):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # removed meanwhile, or another user's
+                path.unlink()
 
 
 def _is_alive(process: int) -> bool:
@@ -127,12 +171,18 @@ def _is_alive(process: int) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a renamed file's name outlast a power cut, where folders can be opened."""
+    """Make a renamed file's name outlast a power cut, where folders can be opened and synced."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 
@@ -148,7 +198,8 @@ def read_json(path: str | os.PathLike[str], type: type[T], *, what: str) -> T:
     """Decode a JSON file into ``type`` with msgspec; fields that ``type`` lacks are skipped.
 
     Skipped fields are never built as Python objects, so a large file costs little more memory
-    than the fields that are asked for.
+    than its own size and the fields that are asked for. It is read into memory and not mapped: a
+    mapped file that another process writes over would change under its readers, or kill them.
 
     Args:
         path: the file.
@@ -156,26 +207,69 @@ def read_json(path: str | os.PathLike[str], type: type[T], *, what: str) -> T:
         what: what the file should be, for the error message ("an LVIS-format annotation file").
 
     Raises:
-        InputError: the file is missing, is not JSON (for example cut off), or a field is missing
-            or of the wrong type; the message names the file and the place.
+        InputError: the file is missing, is not JSON (for example cut off) or not in UTF-8, or a
+            field is missing or of the wrong type; the message names the file and the place.
     """
     try:
         with open(path, "rb") as f:
-            if os.fstat(f.fileno()).st_size == 0:
-                raise InputError(f"{path}: the file is empty; expected {what}")
-            # Not closed here: a msgspec.Raw field is a view into it and keeps it mapped.
-            content = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
-            return msgspec.json.decode(memoryview(content), type=type)
+            content = memoryview(f.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; expected {what}") from None
     except IsADirectoryError:
         raise InputError(f"{path}: is a folder; expected {what}") from None
+    if not content:
+        raise InputError(f"{path}: the file is empty; expected {what}")
+    text = content[text_start(content[:_HEAD_BYTES].tobytes(), path) :]
+    try:
+        return msgspec.json.decode(text, type=type)
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: not {what}: {error}") from None
     except msgspec.DecodeError as error:
+        _refuse_other_encoding(text, path)
         raise InputError(
             f"{path}: not valid JSON ({error}); the file may be cut off: copy or make it again"
         ) from None
+    except UnicodeDecodeError:
+        _refuse_other_encoding(text, path)
+        raise
+    except RecursionError:
+        raise nested_too_deeply(path, what) from None
+
+
+def text_start(head: bytes, path: str | os.PathLike[str]) -> int:
+    """Return how many bytes of a text file to skip: those of UTF-8's byte order mark.
+
+    Args:
+        head: the file's first 4 bytes or more.
+        path: the file, for the message.
+
+    Raises:
+        InputError: they are those of a compressed file or of UTF-16 or UTF-32.
+    """
+    for magic, (kind, remedy) in _NO_TEXT.items():
+        if head.startswith(magic):
+            raise InputError(f"{path}: is {kind}; {remedy}")
+    return len(codecs.BOM_UTF8) if head.startswith(codecs.BOM_UTF8) else 0
+
+
+def nested_too_deeply(path: str | os.PathLike[str], what: str) -> InputError:
+    """Return the error for a file whose brackets are nested beyond what any reader takes."""
+    return InputError(f"{path}: lists or objects are nested too deeply; expected {what}")
+
+
+def _refuse_other_encoding(text: memoryview, path: str | os.PathLike[str]) -> None:
+    """Raise InputError where a text is not in UTF-8, which JSON must be."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(text), _BLOCK_BYTES):
+        pending = len(decoder.getstate()[0])
+        try:
+            decoder.decode(text[start : start + _BLOCK_BYTES])
+        except UnicodeDecodeError as error:
+            place = start - pending + error.start
+            raise InputError(
+                f"{path}: not in UTF-8, which JSON must be (byte 0x{text[place]:02x} at "
+                f"{place:,}); save the file as UTF-8"
+            ) from None
 
 
 def versions() -> dict[str, str]:

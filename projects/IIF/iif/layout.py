@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+_TABLES = ("txt", "md", "json", "csv")
+
 # Of a training run.
 CONFIG_YAML = "config.yaml"  # Detectron2's settings
 CONFIG_JSON = "config.json"  # torchvision's settings
@@ -29,9 +31,14 @@ MATCHES = "eval_matches.npz"
 # Of a comparison; its tables are comparison.txt, .md, .json and .csv.
 COMPARISON = "comparison"
 COMPARISON_CATEGORIES = "comparison_categories.csv"
+COMPARISON_TABLES = (
+    *(f"{COMPARISON}.{kind}" for kind in _TABLES),
+    COMPARISON_CATEGORIES,
+)
 
 # Of an analysis of false positives; its tables are false_positives.txt, .md, .json and .csv.
 FALSE_POSITIVES = "false_positives"
+FALSE_POSITIVE_TABLES = tuple(f"{FALSE_POSITIVES}.{kind}" for kind in _TABLES)
 VISUALIZER = "visualizer"
 
 # Of the demo.
@@ -49,16 +56,23 @@ TUNING_JSON = "tuning.json"
 TUNING_PLOT = "tuning.png"
 TUNING_PAGE = "tuning.html"
 FOLDED = "folded.pth"  # the winner as a plain checkpoint
-
-
-def checkpoint(iteration: int) -> str:
-    """Return the name of the checkpoint after an iteration, counted from 0, as Detectron2's."""
-    return f"model_{iteration:07d}.pth"
+TUNING_FILES = (
+    *(TUNING_JSON, TUNING_PLOT, TUNING_PAGE, REPORT, FOLDED),
+    *(CONFIG_YAML, CONFIG_JSON, STATISTICS),
+)
 
 
 def outcomes(iou_type: str) -> str:
     """Return the name of the table of every detection's outcome."""
     return f"outcomes_{iou_type}.csv"
+
+
+EVALUATION_FILES = (SUMMARY, MATCHES, *map(outcomes, ("bbox", "segm")))
+
+
+def checkpoint(iteration: int) -> str:
+    """Return the name of the checkpoint after an iteration, counted from 0, as Detectron2's."""
+    return f"model_{iteration:07d}.pth"
 
 
 def evaluation_folder(

@@ -205,6 +205,13 @@ class ClassStatistics:
             fractal_dimension=counts.fractal_dimension,
             source=source,
         )
+        if counts.repeated_images:
+            warnings.warn(
+                f"{source}: {_plural(counts.repeated_images, 'image')} of {counts.num_images} have "
+                "the file name of another one and count again, in N and in their classes; list "
+                "each image once",
+                stacklevel=3,
+            )
         declared = dict(zip(counts.ids, counts.declared_image_count, strict=True))
         rows = [
             row

@@ -90,6 +90,12 @@ class MethodCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> Any:
         """Read a checkpoint without running code that it may hold."""
+        if filename.endswith(".pyth"):  # of pycls; Detectron2 leaves its safety to torch's default
+            state = self._torch_load(filename).get("model_state")
+            if state is None:
+                raise InputError(f"{filename}: not a checkpoint of pycls: it has no model_state")
+            state = {key: v for key, v in state.items() if not key.endswith("num_batches_tracked")}
+            return {"model": state, "__author__": "pycls", "matching_heuristics": True}
         if not filename.endswith(".pkl"):
             return super()._load_file(filename)
         with PathManager.open(filename, "rb") as f:

@@ -21,7 +21,7 @@ from iif.d2.datasets import (
     refuse_test_set,
     register_custom_datasets,
 )
-from iif.d2.evaluator import baseline_summary, test_settings
+from iif.d2.evaluator import baseline_summary, evaluation_folder, test_settings
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.method import METHOD_KEY, options_from_config
 from iif.d2.roi_heads import IIFCascadeROIHeads, IIFRes5ROIHeads, IIFROIHeads
@@ -31,6 +31,7 @@ from iif.data.annotations import load_annotations
 from iif.errors import InputError
 from iif.evaluation.conditions import Conditions, refuse_differences
 from iif.methods import BASELINE
+from iif.outputs import check_output
 from iif.statistics import ClassStatistics
 
 
@@ -48,6 +49,7 @@ def check_input(cfg: CfgNode, args: argparse.Namespace) -> ClassStatistics | Non
     Raises:
         InputError: something cannot be used; names the file or key, and the remedy.
     """
+    check_output(cfg.OUTPUT_DIR, folder=True)
     _check_processes(args, cfg)
     _check_weights_file(args, cfg)
     options_from_config(cfg)
@@ -105,6 +107,12 @@ def _check_weights_file(args: argparse.Namespace, cfg: CfgNode) -> None:
         )
     if weights and "://" not in weights and not PathManager.isfile(weights):
         raise InputError(f"MODEL.WEIGHTS: no such file {weights}")
+    own = Path(weights).parent.resolve() == Path(cfg.OUTPUT_DIR).resolve()
+    if own and not args.eval_only and Path(weights).match(layout.CHECKPOINTS):
+        raise InputError(
+            f"MODEL.WEIGHTS: {weights} lies in OUTPUT_DIR, whose checkpoints this training would "
+            "write over; set another OUTPUT_DIR, or add --resume to go on"
+        )
 
 
 def _statistics(args: argparse.Namespace, cfg: CfgNode) -> ClassStatistics | None:
@@ -185,6 +193,12 @@ def _check_evaluation(
     gt = load_annotations(path, masks=cfg.MODEL.MASK_ON, statistics=statistics)
     if baseline is not None:
         summary = baseline_summary(baseline, cfg, name)
+        own = evaluation_folder(cfg.OUTPUT_DIR, cfg, name) / layout.SUMMARY
+        if own.is_file() and own.samefile(summary):
+            raise InputError(
+                f"--baseline {baseline}: lies in OUTPUT_DIR, where this run would write over it; "
+                "set another OUTPUT_DIR"
+            )
         planned = Conditions.planned(
             gt,
             test_settings(cfg),

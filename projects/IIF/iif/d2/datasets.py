@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import logging
-import mmap
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +22,15 @@ from iif.data.annotation_file import (
     annotation_file_sha256,
     read_annotation_file,
 )
-from iif.data.masks import Form, is_polygon, mask_forms, rle_areas
+from iif.data.masks import (
+    Form,
+    check_polygons,
+    is_polygon,
+    mask_forms,
+    polygon_fault,
+    rle_areas,
+)
+from iif.data.names import image_paths
 from iif.errors import InputError
 from iif.statistics import ClassStatistics
 
@@ -95,18 +102,24 @@ def _guess_evaluator_type(json_file: str) -> str | None:
     """
     if not os.path.isfile(json_file) or not os.path.getsize(json_file):
         return None
-    with open(json_file, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return "coco" if content.find(b'"neg_category_ids"') < 0 else "lvis"
+    key, end = b'"neg_category_ids"', b""
+    with open(json_file, "rb") as f:
+        while block := f.read(1 << 24):
+            if key in end + block:
+                return "lvis"
+            end = block[1 - len(key) :]
+    return "coco"
 
 
 def _records(content: AnnotationFile, image_root: str) -> list[dict[str, Any]]:
     """Return Detectron2's dict of each image, without annotations yet."""
     records = []
-    for image, file, (height, width) in zip(
-        content.images, content.file_names(), content.image_sizes().tolist(), strict=True
-    ):
+    ids = content.image_ids.tolist()
+    paths = image_paths(content.path, ids, content.file_names(), image_root)
+    sizes = content.image_sizes().tolist()
+    for image, path, (height, width) in zip(content.images, paths, sizes, strict=True):
         record: dict[str, Any] = {
-            "file_name": os.path.join(image_root, file),
+            "file_name": path,
             "height": height,
             "width": width,
             "image_id": image.id,
@@ -134,7 +147,15 @@ def _segmentation(content: AnnotationFile, row: int) -> list[list[float]] | dict
         return segmentation
     if not segmentation:
         return None
-    return [polygon for polygon in segmentation if is_polygon(polygon)]
+    polygons = [polygon for polygon in segmentation if is_polygon(polygon)]
+    image = content.images[content.ann_image[row]]
+    fault = polygons and polygon_fault(polygons, image.height or 0, image.width or 0)
+    if fault:
+        raise InputError(
+            f"{content.path}: segmentation of the annotation with id {content.ann_ids[row]}: "
+            f"{fault}; correct the annotation"
+        )
+    return polygons
 
 
 def set_classes(metadata: Metadata, categories: Sequence[Category], source: str) -> None:
@@ -255,8 +276,9 @@ def annotation_file(name: str, key: str) -> str | None:
 def check_masks(name: str, key: str, mask_format: str) -> None:
     """Check that Detectron2 can train masks on a data set.
 
-    RLEs are checked in every data set that has an annotation file, the rest in those of
-    ``DATASETS.CUSTOM``. Crowds and what has no valid polygon are not trained on.
+    Masks are checked in every data set that has an annotation file, whether they are there and in
+    the right form in those of ``DATASETS.CUSTOM``. Crowds and what has no valid polygon are not
+    trained on.
 
     Args:
         name: of the data set.
@@ -264,7 +286,7 @@ def check_masks(name: str, key: str, mask_format: str) -> None:
         mask_format: INPUT.MASK_FORMAT.
 
     Raises:
-        InputError: an annotation has no mask, a broken RLE, or an RLE where polygons are needed.
+        InputError: an annotation has no mask, a broken one, or an RLE where polygons are needed.
     """
     path = annotation_file(name, key)
     if path is None:
@@ -272,7 +294,12 @@ def check_masks(name: str, key: str, mask_format: str) -> None:
     content = read_annotation_file(path)
     content.require("annotations")
     forms = mask_forms(content)
-    _check_rles(content, forms, f"{key}: data set {name!r}: ")
+    place = f"{key}: data set {name!r}: "
+    _check_rles(content, forms, place)
+    try:
+        check_polygons(content, np.flatnonzero((forms == Form.POLYGONS) & ~content.crowd))
+    except InputError as error:
+        raise InputError(f"{place}{error}") from None
     if not MetadataCatalog.get(name).get("custom", False):
         return
     for form, fault in (
@@ -356,7 +383,8 @@ def check_dataset(name: str, key: str, num_classes: int) -> None:
     if metadata.get("custom", False):
         set_classes(metadata, header.categories, path)
         metadata.evaluator_type = evaluator_type(header)
-    first = os.path.join(metadata.image_root, header.file_names()[0])
+    names = header.file_names()
+    first = image_paths(path, header.image_ids.tolist(), names, metadata.image_root)[0]
     if not os.path.isfile(first):
         raise InputError(
             f"{key}: data set {name!r}: the first image of {path} is not there: {first}; "

@@ -21,6 +21,7 @@ from iif import layout
 from iif.d2.method import method_from_config
 from iif.d2.statistics import statistics_of_run
 from iif.errors import InputError
+from iif.files import os_error_text
 from iif.locking import folder_lock
 
 logger = logging.getLogger(__name__)
@@ -42,12 +43,21 @@ def rank_errors() -> Iterator[None]:
 
 
 def exit_status(run: Callable[[], None]) -> int:
-    """Return the exit status of a run: 0, or 2 for a fault in the input, told in one line."""
+    """Return the exit status of a run, with one line for any but 0.
+
+    It is 2 for a fault in the input or of the file system, 130 after Ctrl-C.
+    """
     try:
         run()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"error: {os_error_text(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; a training goes on with --resume", file=sys.stderr)
+        return 130
     except ProcessExitedException as error:
         if error.exit_code != 2:
             raise

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Sequence
 from functools import reduce
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from iif import layout
 from iif.d2.datasets import annotation_file, register_custom_datasets
+from iif.data.annotation_file import read_annotation_file
+from iif.data.counts import shared_images
 from iif.errors import InputError
 from iif.statistics import ClassStatistics
 
@@ -85,7 +90,26 @@ def _count(cfg: CfgNode) -> ClassStatistics:
             "needed to count the classes"
         )
     register_custom_datasets(cfg)
-    return reduce(_add, (_count_dataset(cfg, name) for name in cfg.DATASETS.TRAIN))
+    statistics = reduce(_add, (_count_dataset(cfg, name) for name in cfg.DATASETS.TRAIN))
+    if len(cfg.DATASETS.TRAIN) > 1:
+        _warn_of_shared_images(cfg.DATASETS.TRAIN)
+    return statistics
+
+
+def _warn_of_shared_images(names: Sequence[str]) -> None:
+    """Warn where an image is in several data sets that are counted together."""
+    paths = [MetadataCatalog.get(name).get("json_file") or "" for name in names]
+    files = [read_annotation_file(path) if os.path.isfile(path) else None for path in paths]
+    for (one, first), (two, second) in combinations(zip(names, files, strict=True), 2):
+        shared = shared_images(first, second) if first and second else 0
+        if shared or one == two:
+            number = f"{shared:,} of their images" if shared else "their images"
+            warnings.warn(
+                f"DATASETS.TRAIN: {one!r} and {two!r}: {number} are the same (id and file name) "
+                "and count twice, in N and in their classes; name each image in one data set, or "
+                "set MODEL.LONG_TAIL.STATISTICS to the annotations to count",
+                stacklevel=2,
+            )
 
 
 def _count_dataset(cfg: CfgNode, name: str) -> ClassStatistics:

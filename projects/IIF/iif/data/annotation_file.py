@@ -2,8 +2,8 @@
 
 :func:`read_annotation_file` decodes a file into arrays and keeps the last few files, so that
 counting, checking, training and evaluation share one decoding. Keys that only some uses need are
-optional in the schema; a use that needs them calls :meth:`AnnotationFile.require`. Masks stay views
-into the mapped file and are decoded on access.
+optional in the schema; a use that needs them calls :meth:`AnnotationFile.require`. Masks stay text
+in memory and are decoded on access.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from iif.data.names import image_name, one_line
 from iif.errors import InputError
 from iif.files import Id, read_json, sha256_file
 
@@ -30,6 +31,8 @@ _MAX_KEPT_FILES = 4
 # Two writes within one tick of the file system's clock leave the same time. A file this young is
 # read but not kept, because a change of it could go unnoticed.
 _TICK_NS = 50_000_000
+# The runs of pycocotools's masks are 32-bit numbers.
+_MAX_PIXELS = 2**31 - 1
 # Annotations that exist as Python objects at a time.
 _BLOCK = 1 << 15
 
@@ -52,7 +55,7 @@ class Category(msgspec.Struct, gc=False, frozen=True):
     id: Id
     name: str
     frequency: str | None = None
-    image_count: Id | None = None
+    image_count: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -79,10 +82,10 @@ class _File(msgspec.Struct):
 
 
 class Segmentations(Sequence[Any]):
-    """The ``segmentation`` of each annotation: text in the mapped file, decoded on access."""
+    """The ``segmentation`` of each annotation: text in memory, decoded on access."""
 
     def __init__(self, annotations: list[msgspec.Raw]) -> None:
-        """Keep the annotations, which are views into the mapped file."""
+        """Keep the annotations, which are views into the file's content."""
         self._annotations = annotations
         self._decoder = msgspec.json.Decoder(_Segmentation)
 
@@ -98,7 +101,9 @@ class Segmentations(Sequence[Any]):
 
     def text(self, row: int) -> bytes:
         """Return the JSON text of a segmentation; empty where the annotation has none."""
-        return bytes(self._decoder.decode(self._annotations[row]).segmentation)
+        text = bytes(self._decoder.decode(self._annotations[row]).segmentation)
+        # What is no UTF-8 is no mask either, and refused as such.
+        return text if text.isascii() else text.decode(errors="replace").encode()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -173,23 +178,16 @@ class AnnotationFile:
         return np.array([(image.height, image.width) for image in self.images], dtype=np.int64)
 
     def file_names(self) -> list[str]:
-        """Return where the I images lie in the image folder: ``file_name``, or the URL's end.
-
-        LVIS v1 names its images by ``coco_url`` alone, of which the last two parts count. LVIS v0.5
-        also has ``file_name``, but COCO 2014's (COCO_val2014_...) of images whose URL is COCO
-        2017's.
-
-        Raises:
-            InputError: an image has neither.
-        """
-        return [_file_name(self.path, image) for image in self.images]
+        """Return the names of the I images, "" where there is none; see `iif.data.names`."""
+        return [image_name(image.file_name, image.coco_url) for image in self.images]
 
 
 def read_annotation_file(path: str | os.PathLike[str]) -> AnnotationFile:
     """Return what an annotation file holds, decoded once in a process.
 
-    The 4 files that were used last stay in memory, at about 250 bytes for each annotation. A file
-    whose size or times have changed is decoded again. :func:`forget_annotation_files` frees them.
+    The 4 files that were used last stay in memory, at their size and about 250 bytes for each
+    annotation. A file whose size or times have changed is decoded again.
+    :func:`forget_annotation_files` frees them.
 
     Raises:
         InputError: the file is missing, not JSON (cut off), has no images or no categories, lacks
@@ -232,10 +230,13 @@ def decode(path: str | os.PathLike[str]) -> AnnotationFile:
         row = next((i for i, im in enumerate(content.images) if getattr(im, key) is None), None)
         if row is not None:
             faults[key] = _missing(key, "images", row)
+    if not faults and (impossible := _impossible_size(content.images)):
+        faults["height"] = impossible
     if content.annotations is None:
         faults["annotations"] = "Object missing required field `annotations`"
     images = sorted(content.images, key=lambda image: image.id)
-    categories = sorted(content.categories, key=lambda category: category.id)
+    categories = [_with_plain_name(category) for category in content.categories]
+    categories.sort(key=lambda category: category.id)
     image_ids = np.array([image.id for image in images], dtype=np.int64)
     category_ids = np.array([category.id for category in categories], dtype=np.int64)
     columns = _columns(source, content.annotations or [], faults)
@@ -315,6 +316,23 @@ def _entry(path: str | os.PathLike[str]) -> _Entry:
     while len(_KEPT) > _MAX_KEPT_FILES:
         _KEPT.popitem(last=False)
     return entry
+
+
+def _impossible_size(images: list[AnnotatedImage]) -> str:
+    """Return which image's height and width no image can have; empty where there is none."""
+    for row, image in enumerate(images):
+        height, width = image.height or 0, image.width or 0
+        if min(height, width) < 1 or height * width > _MAX_PIXELS:
+            return (
+                f"image {image.id} is {height} x {width} pixels (height, width), which no image "
+                f"is - at `$.images[{row}]`"
+            )
+    return ""
+
+
+def _with_plain_name(category: Category) -> Category:
+    name = one_line(category.name)
+    return category if name == category.name else msgspec.structs.replace(category, name=name)
 
 
 def _missing(key: str, section: str, row: int) -> str:
@@ -402,19 +420,6 @@ def _rows(
             "the annotation"
         )
     return rows.astype(np.int32)
-
-
-def _file_name(source: str, image: AnnotatedImage) -> str:
-    name, url = image.file_name, image.coco_url
-    if url is not None:
-        *_, file = parts = url.split("/")
-        if name is None or (name.startswith("COCO_") and name != file):
-            return "/".join(parts[-2:])
-    if name is None:
-        raise InputError(
-            f"{source}: image {image.id} has neither file_name nor coco_url; add one of them"
-        )
-    return name
 
 
 _Array = TypeVar("_Array", bound=NDArray[Any])

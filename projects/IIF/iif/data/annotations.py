@@ -19,7 +19,8 @@ from iif.data.annotation_file import (
     read_annotation_file,
     rows_of,
 )
-from iif.data.masks import is_polygon
+from iif.data.boxes import warn_of_areas, warn_of_corners
+from iif.data.masks import is_polygon, polygon_fault
 from iif.errors import InputError
 
 _LVIS = "an LVIS-format annotation file"
@@ -49,7 +50,7 @@ class Annotations:
         path, sha256: the file.
         image_ids: (I,) int64, ascending.
         image_sizes: (I, 2) int64, height and width in pixels.
-        file_names: I paths relative to the image folder.
+        file_names: I paths relative to the image folder; "" where the file names none.
         category_ids: (K,) int64, ascending.
         category_names: K names.
         groups: (K,) "r", "c" or "f".
@@ -105,7 +106,8 @@ class Annotations:
         """Return the mask of ground truth ``row`` as a compressed RLE for pycocotools.
 
         Raises:
-            InputError: its segmentation is neither polygons nor an RLE of the image's size.
+            InputError: its segmentation is neither polygons of 3 points or more in or near the
+                image nor an RLE of the image's size.
         """
         if self.segmentation is None:
             raise ValueError("the annotations were loaded without masks; give masks=True")
@@ -126,12 +128,10 @@ class Annotations:
         place = f"{self.path}: annotations: segmentation of the annotation with id "
         place += f"{self.ann_ids[row]}"
         if isinstance(segmentation, list):
-            try:
-                return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
-            except Exception as error:
-                raise InputError(
-                    f"{place} is not a list of polygons [x1, y1, x2, y2, x3, y3, ...] ({error})"
-                ) from None
+            fault = polygon_fault(segmentation, height, width)
+            if fault:
+                raise InputError(f"{place}: {fault}; correct the annotation")
+            return mask_utils.merge(mask_utils.frPyObjects(segmentation, height, width))
         try:
             return rle.checked(segmentation, height, width)
         except ValueError as error:
@@ -168,12 +168,15 @@ def load_annotations(
     if not exhaustive:
         _require_lvis_keys(content)
     groups, image_count = _groups(content, exhaustive, statistics)
+    image_sizes = content.image_sizes()
+    warn_of_areas(content.path, content.area)
+    warn_of_corners(content.path, content.bbox, content.ann_image, image_sizes)
     crowd = content.crowd & exhaustive
     return Annotations(
         path=content.path,
         sha256=annotation_file_sha256(path),
         image_ids=content.image_ids,
-        image_sizes=content.image_sizes(),
+        image_sizes=image_sizes,
         file_names=content.file_names(),
         category_ids=content.category_ids,
         category_names=[category.name for category in content.categories],

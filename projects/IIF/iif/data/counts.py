@@ -14,12 +14,13 @@ from iif.data.annotation_file import (
     AnnotationFile,
     annotation_file_sha256,
     read_annotation_file,
+    rows_of,
 )
 from iif.data.fractal import box_counting_dimension
 from iif.errors import InputError
 from iif.files import read_json, write_json
 
-_CACHE_FORMAT = "iif-class-counts/2"
+_CACHE_FORMAT = "iif-class-counts/3"
 
 
 class Counts(msgspec.Struct):
@@ -34,6 +35,8 @@ class Counts(msgspec.Struct):
     declared_image_count: list[int | None]
     # Of where the boxes lie; None where the file has no boxes or no image sizes.
     fractal_dimension: list[float] | None
+    # Images beyond the first of each file name: the same one under several ids.
+    repeated_images: int
 
 
 class _Cache(msgspec.Struct):
@@ -86,7 +89,30 @@ def _count(path: str | os.PathLike[str]) -> Counts:
         instance_count=np.bincount(content.ann_category, minlength=num_classes).tolist(),
         declared_image_count=[category.image_count for category in content.categories],
         fractal_dimension=_fractal_dimension(content),
+        repeated_images=_repeated_images(content),
     )
+
+
+def _repeated_images(content: AnnotationFile) -> int:
+    names = [name for name in content.file_names() if name]
+    return len(names) - len(set(names))
+
+
+def shared_images(first: AnnotationFile, second: AnnotationFile) -> int:
+    """Return how many images of a file are in another one: their ids and file names are equal.
+
+    Folders in front of the names may differ; where a file has no names, the ids decide.
+    """
+    rows = rows_of(first.image_ids, second.image_ids)
+    names, others = ([_last_part(n) for n in f.file_names()] for f in (first, second))
+    return sum(
+        row >= 0 and (not other or names[row] in ("", other))
+        for row, other in zip(rows.tolist(), others, strict=True)
+    )
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _fractal_dimension(content: AnnotationFile) -> list[float] | None:

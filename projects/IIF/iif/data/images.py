@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from iif.data.annotations import Annotations
+from iif.data.names import image_paths
 from iif.errors import InputError
 
 # EXIF's orientation -> what turns the pixels upright.
@@ -30,35 +31,38 @@ def find_images(annotations: Annotations, folder: str | os.PathLike[str]) -> lis
     """Return (I,) the file of every image: ``folder/file_name``, or its last part in ``folder``.
 
     Raises:
-        InputError: the folder does not exist, an image is in neither place, or two images of
-            different names would be the same file.
+        InputError: the folder does not exist, an image has no name or one that leads out of the
+            folder, is in neither place, or is in the folder itself under the last part of several
+            images' names.
     """
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give that of the images of {annotations.path}")
-    candidates = [(root / name, root / Path(name).name) for name in annotations.file_names]
-    found = [next((path for path in paths if path.is_file()), None) for paths in candidates]
-    missing = [paths for paths, path in zip(candidates, found, strict=True) if path is None]
+    names = annotations.file_names
+    paths = [Path(p) for p in image_paths(annotations.path, annotations.image_ids, names, folder)]
+    elsewhere = [row for row, path in enumerate(paths) if not path.is_file()]
+    bare = {row: root / paths[row].name for row in elsewhere}
+    missing = [row for row in elsewhere if not bare[row].is_file()]
     if missing:
-        named, bare = missing[0]
         raise InputError(
-            f"{named}: no such image, nor {bare} ({len(missing):,} of the {len(found):,} images of "
-            f"{annotations.path} are missing); give the folder that its file names start from"
+            f"{paths[missing[0]]}: no such image, nor {bare[missing[0]]} ({len(missing):,} of the "
+            f"{len(paths):,} images of {annotations.path} are missing); give the folder that its "
+            "file names start from"
         )
-    paths = [path for path in found if path is not None]
-    _refuse_shared(annotations, root, paths)
-    return paths
+    if bare:
+        _refuse_ambiguous(annotations, root, set(bare.values()))
+    return [bare.get(row, path) for row, path in enumerate(paths)]
 
 
-def _refuse_shared(annotations: Annotations, root: Path, paths: list[Path]) -> None:
-    """Refuse two images whose names end alike and were both found in the folder itself."""
-    first: dict[Path, int] = {}
-    for row, path in enumerate(paths):
-        other = first.setdefault(path, row)
-        one, two = annotations.file_names[other], annotations.file_names[row]
-        if one != two:
+def _refuse_ambiguous(annotations: Annotations, root: Path, bare: set[Path]) -> None:
+    """Refuse a file found by the last part of a name in which another image's name ends too."""
+    first: dict[Path, str] = {}
+    for name in annotations.file_names:
+        path = root / Path(name).name
+        other = first.setdefault(path, name)
+        if path in bare and other != name:
             raise InputError(
-                f"{path}: would be both {one} and {two} of {annotations.path}; give the folder "
+                f"{path}: would be both {other} and {name} of {annotations.path}; give the folder "
                 f"that these names start from, not {root}"
             )
 

@@ -13,6 +13,7 @@ import msgspec
 from tqdm import tqdm
 
 from iif.errors import InputError
+from iif.files import nested_too_deeply, text_start
 
 # A block holds many rows, and no row is longer than a block.
 _BLOCK_BYTES = 8 << 20
@@ -70,8 +71,10 @@ class JsonList:
                     rows = decoder.decode(b"[" + text[:cut] + b"]")
             except msgspec.ValidationError as error:
                 raise self._validation_error(first_row, error) from None
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 rows, cut = self._decode_leniently(text, row_type, first_row, last)
+            except RecursionError:
+                raise nested_too_deeply(self.path, self.what) from None
             if rows:
                 yield first_row, rows
                 first_row += len(rows)
@@ -104,7 +107,7 @@ class JsonList:
             tail = f.read().rstrip(_JSON_SPACE)
             f.seek(0)
             block = f.read(_BLOCK_BYTES)
-            head = block.lstrip(_JSON_SPACE)
+            head = block[text_start(block, self.path) :].lstrip(_JSON_SPACE)
             if not head:
                 raise InputError(f"{self.path}: is empty; {self.if_empty}")
             if not head.startswith(b"["):
@@ -165,10 +168,15 @@ class JsonList:
                 if not last and used + _BLOCK_BYTES > len(text):
                     return rows, used
                 raise self._malformed_error(first_row + len(rows), error.msg) from None
+            except RecursionError:
+                raise nested_too_deeply(self.path, self.what) from None
             try:
                 rows.append(msgspec.convert(value, row_type))
             except msgspec.ValidationError as error:
                 raise self._validation_error(first_row + len(rows), error) from None
+            except UnicodeEncodeError:
+                fault = "half of a surrogate pair"
+                raise self._malformed_error(first_row + len(rows), fault) from None
             used = at
             at = _behind_space(string, at)
             if at == len(string):

@@ -13,6 +13,10 @@ from iif.data import rle
 from iif.data.annotation_file import AnnotationFile
 from iif.errors import InputError
 
+# How far from the image a polygon may reach, in sides of the image: pycocotools draws the whole
+# outline, and neither its time nor its whole numbers have a bound.
+_MAX_SIDES = 10
+
 _POLYGONS = msgspec.json.Decoder(list[list[float]])
 
 
@@ -38,6 +42,62 @@ def is_polygon(coordinates: Any) -> bool:
     if not isinstance(coordinates, list):
         return True
     return len(coordinates) % 2 == 0 and len(coordinates) >= 6
+
+
+def polygon_fault(polygons: list[Any], height: int, width: int) -> str:
+    """Return why pycocotools must not draw polygons on an image of this size; empty where it may.
+
+    Args:
+        polygons: what should be lists of x1, y1, x2, y2, ... in pixels.
+        height, width: of the image.
+    """
+    if not polygons:
+        return "has no polygon"
+    for number, polygon in enumerate(polygons):
+        if not isinstance(polygon, list) or not all(isinstance(v, int | float) for v in polygon):
+            return "is not a list of polygons [x1, y1, x2, y2, x3, y3, ...]"
+        if len(polygon) < 6:
+            box = "; a box [x, y, width, height] is no polygon" if len(polygon) == 4 else ""
+            return f"polygon {number} has {len(polygon)} numbers, 3 points have 6{box}"
+        if len(polygon) % 2:
+            return f"polygon {number} has {len(polygon)} numbers, but x, y, x, y, ... are even"
+        if not _is_near(polygon, height, width):
+            return (
+                f"polygon {number} has the coordinate {max(polygon, key=abs):g}, far out of the "
+                f"image of {height} x {width} pixels (height, width)"
+            )
+    return ""
+
+
+def _is_near(polygon: list[float], height: int, width: int) -> bool:
+    reach = _MAX_SIDES * max(height, width)
+    return -reach <= min(polygon) and max(polygon) <= reach
+
+
+def check_polygons(content: AnnotationFile, rows: NDArray[np.integer]) -> None:
+    """Check the polygons of annotations, those apart that are left out (`is_polygon`).
+
+    Args:
+        content: the annotations.
+        rows: (M,) which; each of form POLYGONS.
+
+    Raises:
+        InputError: names the first annotation with a fault.
+    """
+    sizes = content.image_sizes()[content.ann_image[rows]]
+    for row, (height, width) in zip(rows.tolist(), sizes.tolist(), strict=True):
+        polygons: list[Any]
+        try:
+            polygons = _POLYGONS.decode(content.segmentation.text(row))
+        except msgspec.DecodeError:
+            polygons = content.segmentation[row]
+        else:
+            # Of millions of sound ones nothing else is asked.
+            if all(_is_near(part, height, width) for part in polygons if is_polygon(part)):
+                continue
+        fault = polygon_fault([part for part in polygons if is_polygon(part)], height, width)
+        if fault:
+            raise _fault(content, row, f": {fault}")
 
 
 def mask_forms(content: AnnotationFile) -> NDArray[np.int8]:

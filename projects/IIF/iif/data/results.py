@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
+from iif.data.boxes import warn_of_corners
 from iif.data.json_rows import JsonList
 from iif.data.rle import FAULTS, RLEs, from_runs
 from iif.errors import InputError
@@ -116,13 +117,17 @@ def load_results(
     ]
     masks = _join_masks(parts, gt) if iou_type == "segm" else None
     has_boxes = all(part.bbox is not None for part in parts)
+    image = _join(parts, "image", np.zeros(0, np.int32))
+    bbox = _join(parts, "bbox", np.zeros((0, 4))) if has_boxes else None
+    if bbox is not None:
+        warn_of_corners(source, bbox, image, gt.image_sizes)
     return Detections(
         path=source,
         sha256=digest.hexdigest(),
-        image=_join(parts, "image", np.zeros(0, np.int32)),
+        image=image,
         category=_join(parts, "category", np.zeros(0, np.int32)),
         score=_join(parts, "score", np.zeros(0)),
-        bbox=_join(parts, "bbox", np.zeros((0, 4))) if has_boxes else None,
+        bbox=bbox,
         rle=masks,
         mask_area=_join(parts, "mask_area", np.zeros(0, np.int64)) if masks is not None else None,
     )
@@ -253,7 +258,7 @@ class _Part:
                 except ValueError as error:
                     raise _mask_error(file, first_row + i, str(error)) from None
             else:
-                texts.append(counts.encode())
+                texts.append(counts.encode(errors="surrogatepass"))
         self.lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         self.counts = np.frombuffer(b"".join(texts), np.uint8)
         self.mask_area = RLEs(expected, self.counts, np.cumsum(self.lengths)).areas()

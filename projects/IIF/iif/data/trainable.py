@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif.data.annotation_file import AnnotationFile
-from iif.data.masks import Form, mask_forms, rle_areas
+from iif.data.masks import Form, check_polygons, mask_forms, rle_areas
 from iif.data.split import held_out_images
 from iif.errors import InputError
 
@@ -50,7 +50,7 @@ def trainable(content: AnnotationFile, held_out: float = 0.0, *, masks: bool = F
         masks: whether masks are trained; they are checked.
 
     Raises:
-        InputError: there is nothing to train on, an annotation has no mask, or an RLE is broken.
+        InputError: there is nothing to train on, an annotation has no mask, or a broken one.
     """
     content.require("annotations", "bbox")
     forms = mask_forms(content)
@@ -69,6 +69,7 @@ def trainable(content: AnnotationFile, held_out: float = 0.0, *, masks: bool = F
             )
         rles = np.flatnonzero(single & (forms == Form.RLE))
         with_area[rles] &= rle_areas(content, rles) > 0
+        check_polygons(content, np.flatnonzero(single & (forms == Form.POLYGONS)))
     trained = np.flatnonzero(single & with_area)
     if not len(trained):
         raise InputError(

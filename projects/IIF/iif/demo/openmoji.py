@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -112,7 +113,9 @@ def _draw_all(
         return
     # Spawned, not forked: the caller may have threads (those of PyTorch, for one).
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # Ctrl-C reaches all processes of a terminal; this one ends the others.
+    ignore = (signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(workers, context, signal.signal, ignore) as pool:
         chunk = max(1, min(32, len(plans) // (4 * workers)))
         yield from pool.map(artist, plans, chunksize=chunk)
 

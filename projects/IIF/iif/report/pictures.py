@@ -164,6 +164,8 @@ def place_labels(
     font = ImageFont.truetype(str(FONT), LABEL_SIZE)
     height, width = size
     boxes = np.array([_scaled_box(item, scale) for item in objects]).reshape(-1, 4)
+    # What lies far out is not drawn, and would take long.
+    boxes = boxes.clip(-_GAP, np.array([width, height, width, height]) + _GAP)
     placed: list[Box] = []
     result = []
     for i, (item, box) in enumerate(zip(objects, boxes, strict=True)):
