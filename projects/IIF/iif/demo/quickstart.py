@@ -20,14 +20,13 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from iif import layout
 from iif.demo.openmoji import TRAIN_JSON, VAL_JSON, make_openmoji
 from iif.demo.plan import OpenMojiSettings
 from iif.errors import InputError
 from iif.files import read_json, sha256_file, write_json
 from iif.methods import BASELINE, DEFAULT
+from iif.progress import progress
 
 # Engines in the order of preference, and the modules that each needs.
 _NEEDS = {"detectron2": ("iif.d2",), "torchvision": ("iif.tv", "tensorboard")}
@@ -300,7 +299,7 @@ def _train_detectron2(demo: Demo, data: Path, run: Path) -> None:
     console = run / layout.CONSOLE
     position = list(RUNS).index(run.name)
     with (
-        tqdm(desc=run.name, unit="it", position=position, disable=None) as bar,
+        progress(desc=run.name, unit="it", position=position) as bar,
         console.open("w", buffering=1, encoding="utf-8") as log,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
