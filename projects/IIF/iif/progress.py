@@ -35,17 +35,14 @@ def progress(iterable: Iterable[Any] | None = None, *, desc: str, **options: Any
     return kind(iterable, desc=desc, **options)
 
 
-def show_beside(name: str, row: int, lock: Any = None) -> None:
-    """Show what this process does under a name, on a row of its own beside other processes.
-
-    Args:
-        name: begins every bar and line.
-        row: of the terminal, from 0 on.
-        lock: shared by these processes; writes to the terminal one after another.
-    """
+def show_as(name: str, row: int) -> None:
+    """Show the progress of this process under a name, on a terminal row of its own, from 0 on."""
     _Place.name, _Place.row = name, row
-    if lock is not None:
-        tqdm.set_lock(lock)
+
+
+def share_terminal(lock: Any) -> None:
+    """Let processes that hold this lock write to the terminal one after another."""
+    tqdm.set_lock(lock)
 
 
 class _Place:
