@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -261,6 +262,8 @@ def _begin_process(threads: int, lock: Any) -> None:
     """Limit torch's threads, in the processes that this one starts too; share the terminal."""
     import torch
 
+    # Detectron2 scripts functions while it is imported; a user cannot change it.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     share_terminal(lock)
