@@ -336,19 +336,23 @@ def _follow(output: Iterable[str], log: IO[str], totals: Mapping[str, int]) -> N
         log: where they go.
         totals: how many iterations and images there are, by `_TOLD`'s names.
     """
+    start = progress(desc="starting", unit=" lines of output")
     bars: dict[str, Any] = {}
     for line in output:
         log.write(line)
+        if not bars:
+            start.update()
         for what, (pattern, first) in _TOLD.items():
             told = pattern.search(line)
             if told:
                 done = int(told[1]) + 1 - first
                 if what not in bars:
+                    start.close()
                     bars[what] = progress(desc=what, total=totals[what], initial=done)
                 bars[what].update(done - bars[what].n)
                 if done == totals[what]:
                     bars[what].close()
-    for bar in bars.values():
+    for bar in (start, *bars.values()):
         bar.close()
 
 

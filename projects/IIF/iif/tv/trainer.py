@@ -190,6 +190,7 @@ def _run(
     if previous is not None:
         optimizer.load_state_dict(previous["optimizer"])
         start = previous["iteration"]
+        logger.info("Resuming %s after %d iterations", checkpoint.find(folder).name, start)
     augmentation = augmentation_of(model)
     if augmentation is not None and not augmentation.epoch_length:
         augmentation.epoch_length = iterations_per_epoch(data, config)
