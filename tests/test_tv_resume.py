@@ -97,7 +97,8 @@ class TestExactResume:
         counts = [v for k, v in buffers.items() if k.startswith(f"{predictor}method.")]
         assert any(count.sum() > 0 for count in counts)
 
-    def test_two_processes(self, data, tmp_path):
+    @pytest.mark.parametrize("processes", [2, 3])
+    def test_several_processes(self, data, tmp_path, processes):
         script = tmp_path / "job.py"
         script.write_text(
             "import sys\n"
@@ -107,7 +108,7 @@ class TestExactResume:
             "from test_tv_resume import EVERYTHING\n"
             "data, out = map(Path, sys.argv[1:])\n"
             "dist.init_process_group('gloo')\n"
-            "options = {**EVERYTHING, 'images_per_batch': 4, 'workers': 1}\n"
+            "options = {**EVERYTHING, 'images_per_batch': 6, 'workers': 1}\n"
             "run(data, out / 'whole', tiny_config(iterations=5, **options))\n"
             "run(data, out / 'parts', tiny_config(iterations=2, **options))\n"
             "run(data, out / 'parts', tiny_config(iterations=5, **options), resume=True)\n"
@@ -116,7 +117,7 @@ class TestExactResume:
         done = subprocess.run(
             [
                 *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-                *("--nproc_per_node=2", str(script), str(data), str(tmp_path)),
+                *(f"--nproc_per_node={processes}", str(script), str(data), str(tmp_path)),
             ],
             env={**os.environ, "PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"},
             capture_output=True,

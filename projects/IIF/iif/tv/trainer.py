@@ -203,8 +203,13 @@ def _run(
 
     parallel = model
     if world_size() > 1:
+        on_gpu = device.type == "cuda"
+        # DDP regroups the gradients after its first iteration unless it looks for unused
+        # parameters. The sums of three and more then have other bits, and a resumed run as well.
         parallel = DistributedDataParallel(
-            model, device_ids=[device.index] if device.type == "cuda" else None
+            model,
+            device_ids=[device.index] if on_gpu else None,
+            find_unused_parameters=not on_gpu and world_size() > 2,
         )
     with TrainingLog(folder, start, config.iterations) as log:
         batches = log.watch(training_batches(data, config, start))
