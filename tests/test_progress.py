@@ -99,6 +99,15 @@ def test_short_work_is_silent(clock, capsys):
     assert lines(capsys) == []
 
 
+def test_what_is_written_between_lines_is_a_line(clock, capsys):
+    with progress(desc="runs", total=2) as bar:
+        step(bar)
+        bar.write("seed 0: done", file=sys.stderr)
+    first, second = lines(capsys)
+    assert first.startswith("runs: 1/2, ")
+    assert second == "seed 0: done"
+
+
 def test_the_name_of_the_process_comes_first(clock, capsys, unnamed):
     show_as("baseline", 1)
     with progress(desc="training", total=2) as bar:

@@ -286,7 +286,7 @@ class TestLogs:
         with pytest.raises(FloatingPointError):
             run(data, tmp_path, config)
         last = (tmp_path / "log.txt").read_text().splitlines()[-1]
-        assert "Stopped by FloatingPointError: the loss is no longer finite" in last
+        assert "Stopped by FloatingPointError('the loss is no longer finite" in last
 
     def test_an_evaluation_has_a_log_of_its_own(self, data, logged, tmp_path):
         evaluate(logged, data, data.parent / "images", tmp_path, device="cpu")

@@ -68,6 +68,9 @@ class _Lines(tqdm):
         if time.monotonic() - _Lines.last_line >= SILENCE:
             self._print()
 
+    def clear(self, nolock: bool = False) -> None:
+        """Leave the lines where they are: ``write`` clears bars alone."""
+
     def close(self) -> None:
         """Print where the work ended if there were lines of it."""
         if not self.disable and self._printed not in (None, self.n):

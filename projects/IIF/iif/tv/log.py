@@ -44,7 +44,7 @@ def log_file(folder: Path) -> Iterator[None]:
         yield
     except BaseException as error:
         with contextlib.suppress(OSError):  # a full disk, which the error tells
-            logger.info("Stopped by %s: %s", type(error).__name__, error)
+            logger.info("Stopped by %r", error)
         raise
     finally:
         logger.setLevel(level)

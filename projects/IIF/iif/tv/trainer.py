@@ -130,14 +130,8 @@ def train(
             model = model.to(where)
             with log_file(folder):
                 if rank() == 0:
-                    write_json(
-                        folder / layout.CONFIG_JSON,
-                        {
-                            "config": config.to_dict(),
-                            "train": annotations.path,
-                            "versions": versions(),
-                        },
-                    )
+                    settings = {"config": config.to_dict(), "train": annotations.path}
+                    write_json(folder / layout.CONFIG_JSON, {**settings, "versions": versions()})
                     statistics.save(folder / layout.STATISTICS)
                 logger.info("Settings: %s", config.to_dict())
                 logger.info("Class statistics: %s; device: %s", statistics, where)
