@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from iif.evaluation.bootstrap import percentile_interval, weighted_average_precision
 from iif.evaluation.matching import Matches
+from iif.progress import progress
 
 # Weights of the population's images -> AP by category.
 Evaluator = Callable[[NDArray[np.int64]], NDArray[np.float64]]
@@ -41,7 +41,7 @@ def main() -> None:
         held = np.mean(
             [
                 sample_holds(rng, runs, truth, images, args.replicates)
-                for _ in tqdm(range(args.samples), leave=False, disable=None)
+                for _ in progress(range(args.samples), leave=False)
             ],
             axis=0,
         )

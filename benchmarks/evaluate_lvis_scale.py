@@ -156,7 +156,8 @@ def generate(data: Path, seed: int, size: str) -> None:
     """Write ``gt.json`` and ``results.json``; the small set has masks in its results."""
     import msgspec
     import numpy as np
-    from tqdm import tqdm
+
+    from iif.progress import progress
 
     rng = np.random.default_rng(seed)
     masks = size == "small"
@@ -170,7 +171,7 @@ def generate(data: Path, seed: int, size: str) -> None:
     annotations: list[Any] = []
     with open(folder / "results.json.part", "wb") as f:
         f.write(b"[")
-        for image_id in tqdm(range(1, SIZES[size] + 1), desc=f"making {size}", disable=None):
+        for image_id in progress(range(1, SIZES[size] + 1), desc=f"making {size}"):
             chosen = rng.choice(NUM_CATEGORIES, 22, replace=False, p=popularity) + 1
             num_present = int(np.clip(rng.poisson(3.4), 1, 7))
             present, negative = chosen[:num_present], chosen[7:]

@@ -28,7 +28,6 @@ from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from tqdm import tqdm
 
 from iif.data.annotations import load_annotations
 from iif.demo.openmoji import TRAIN_JSON, VAL_JSON, make_openmoji
@@ -37,6 +36,7 @@ from iif.evaluation.false_positives import analyse
 from iif.evaluation.runs import load_runs
 from iif.files import atomic_write, sha256_file, versions, write_json
 from iif.methods.iif import VARIANTS
+from iif.progress import progress
 from iif.report.labels import GROUP_LABELS
 from iif.report.palette import GROUP_COLORS, RUN_COLORS
 from iif.report.tables import markdown_table
@@ -418,7 +418,7 @@ def main() -> None:
             for method in chosen
             if experiment.summary(method, seed) is None
         }
-        bar = tqdm(as_completed(jobs), desc="runs", total=len(jobs), unit="run")
+        bar = progress(as_completed(jobs), desc="runs", total=len(jobs), unit="run")
         for job in bar:
             if job.exception() is not None:
                 pool.shutdown(wait=False, cancel_futures=True)

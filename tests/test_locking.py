@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -64,3 +66,30 @@ def test_an_error_in_the_block_releases_it(tmp_path: Path) -> None:
         raise RuntimeError
     with folder_lock(tmp_path):
         pass
+
+
+FORK = (
+    "import os, sys, time\n"
+    "from iif.locking import folder_lock\n"
+    "with folder_lock(sys.argv[1]):\n"
+    "    if os.fork() == 0:\n"
+    "        print(os.getpid(), flush=True)\n"
+    "    time.sleep(60)\n"
+)
+
+
+def test_a_forked_process_does_not_hold_it_on(tmp_path: Path) -> None:
+    """As processes that load images live on for some seconds after a training was killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORK, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    child = int(process.stdout.readline())
+    try:
+        process.kill()
+        process.wait()
+        os.kill(child, 0)  # it lives
+        with pytest.warns(UserWarning, match="taking over"), folder_lock(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import sys
 
 import pytest
+from tqdm import tqdm
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
 
 from iif import InputError
 from iif.cli import main
 from iif.demo.plan import OpenMojiSettings
-from iif.demo.quickstart import Demo, _train_runs, quickstart
+from iif.demo.quickstart import Demo, _follow, _train_runs, quickstart
+from iif.locking import folder_lock
 
 DEMO = Demo(OpenMojiSettings(categories=8, train=24, val=12, image_size=64), iterations=2)
 OUTPUTS = (
@@ -191,3 +194,36 @@ def test_checkpoints_are_kept_until_the_runs_are_finished(fails, tmp_path, monke
         _train_runs("torchvision", DEMO, tmp_path, tmp_path)
     left = {path.name for path in (tmp_path / "baseline").iterdir()}
     assert left == set(names if fails else names[1:])
+
+
+def test_a_second_quickstart_in_a_folder_is_refused(done, capsys):
+    pytest.importorskip("fcntl", reason="this platform has no file locks")
+    with folder_lock(done[0]), pytest.raises(InputError, match="is writing into it"):
+        quickstart(done[0], engine="torchvision", demo=DEMO)
+    assert "[1/6]" not in capsys.readouterr().out
+
+
+def test_the_progress_that_detectron2_tells_is_shown(monkeypatch):
+    bars = {}
+
+    def bar(*, desc, **options):
+        bars[desc] = tqdm(desc=desc, disable=False, file=io.StringIO(), **options)
+        return bars[desc]
+
+    monkeypatch.setattr("iif.demo.quickstart.progress", bar)
+    output = [
+        "[01/01 d2.engine.defaults]: Running with full config\n",
+        "[01/01 d2.utils.events]:  eta: 0:00:29  iter: 219  total_loss: 4.681\n",
+        "[01/01 d2.utils.events]:  eta: 0:00:00  iter: 249  total_loss: 4.666\n",
+        "[01/01 d2.evaluation.evaluator]: Inference done 11/40. Dataloading: 0.0115 s/iter.\n",
+        "[01/01 d2.evaluation.evaluator]: Inference done 31/40. Dataloading: 0.0115 s/iter.\n",
+    ]
+    log = io.StringIO()
+    _follow(output, log, {"training": 250, "inference": 40})
+    assert log.getvalue() == "".join(output)
+    assert {name: (bar.initial, bar.n, bar.total) for name, bar in bars.items()} == {
+        "starting": (0, 2, None),
+        "training": (220, 250, 250),
+        "inference": (11, 31, 40),
+    }
+    assert all(bar.disable for bar in bars.values())  # closed

@@ -95,6 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f" ({', '.join(known)})" if known else ""
         print(f"iif {args.command}: error: {error}{hint}", file=sys.stderr)
         return 2
+    except (FloatingPointError, ConnectionAbortedError) as error:  # a training cannot go on
+        print(f"iif {args.command}: error: {error}", file=sys.stderr)
+        return 1
     except BrokenPipeError:
         # The reader (head, less) has closed the pipe; discard what is still buffered.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

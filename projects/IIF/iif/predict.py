@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
 from iif import layout
 from iif.data.images import read_upright
 from iif.errors import InputError
 from iif.evaluation.scenes import SceneObject
 from iif.files import atomic_write, write_json
+from iif.progress import progress
 from iif.report.pictures import MAX_OBJECTS, PANEL_SIDE, Drawer, place_labels, resize
 from iif.statistics import ClassStatistics
 
@@ -125,7 +125,7 @@ def predict(
     statistics, folder = predictor.statistics, Path(output_dir)
     names = dict(zip(statistics.ids.tolist(), statistics.names, strict=True))
     images = []
-    for number, file in enumerate(tqdm(files, desc="Images", unit="image", disable=None), start=1):
+    for number, file in enumerate(progress(files, desc="Images", unit="image"), start=1):
         pixels = read_upright(file)
         rows = [row for row in predictor.detect(pixels) if row["score"] >= min_score]
         detections = [

@@ -12,7 +12,6 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm import tqdm
 
 from iif.d2.checkpoint import load_model
 from iif.d2.datasets import check_dataset, register_custom_datasets
@@ -23,6 +22,7 @@ from iif.d2.statistics import statistics_from_config
 from iif.errors import InputError
 from iif.files import sha256_file
 from iif.methods.moments import Moments, RunningMoments
+from iif.progress import progress
 
 
 def gather_moments(
@@ -67,7 +67,7 @@ def gather_moments(
     batches = itertools.islice(train_loader(cfg), iterations)
     sample_as_training(model)
     with torch.no_grad(), EventStorage():
-        for batch in tqdm(batches, desc="moments", unit="it", total=iterations, disable=None):
+        for batch in progress(batches, desc="moments", unit="it", total=iterations):
             model(batch)
     moments = running.result(
         statistics,

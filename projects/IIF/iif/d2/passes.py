@@ -14,13 +14,13 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.roi_heads import CascadeROIHeads
 from detectron2.structures import Instances
 from torch import Tensor
-from tqdm import tqdm
 
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.inference import fast_rcnn_inference
 from iif.data.annotations import Annotations
 from iif.evaluation.tuning import FoundBoxes
 from iif.methods import Method
+from iif.progress import progress
 
 Images = Sequence[dict[str, Any]]
 
@@ -91,7 +91,7 @@ def _detections(
         mapper=DatasetMapper(cfg, is_train=False),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
-    for batch in tqdm(loader, desc="detecting", unit="image", disable=None):
+    for batch in progress(loader, desc="detecting", unit="image"):
         (image,) = batch
         tensors = model.preprocess_image(batch)
         features = model.backbone(tensors.tensor)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
-from tqdm import tqdm
 
 from iif.errors import InputError
 from iif.files import nested_too_deeply, text_start
+from iif.progress import progress
 
 # A block holds many rows, and no row is longer than a block.
 _BLOCK_BYTES = 8 << 20
@@ -93,13 +93,12 @@ class JsonList:
         except IsADirectoryError:
             raise InputError(f"{self.path}: is a folder; expected {self.what}") from None
         size = os.fstat(f.fileno()).st_size
-        bar = tqdm(
+        bar = progress(
             desc=f"reading {os.path.basename(self.path)}",
             total=size,
             unit="B",
             unit_scale=True,
             delay=1,
-            disable=None,
         )
         with f, bar:
             # Both ends before the rest: a file that was cut off is refused at once, however large.

@@ -25,7 +25,6 @@ import msgspec
 import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
-from tqdm import tqdm
 
 from iif.data.outlines import coverage_to_polygons
 from iif.demo import font
@@ -39,6 +38,7 @@ from iif.demo.plan import (
 )
 from iif.errors import InputError
 from iif.files import atomic_write, read_json, versions
+from iif.progress import progress
 
 TRAIN_JSON = "openmoji_train.json"
 VAL_JSON = "openmoji_val.json"
@@ -87,12 +87,11 @@ def make_openmoji(
     with _new_folder(target) as folder:
         for split in ("train", "val"):
             (folder / split).mkdir()
-        bar = tqdm(
+        bar = progress(
             _draw_all(plans, kinds, settings, folder, workers),
             total=len(plans),
             desc="openmoji",
             unit="image",
-            disable=None,
         )
         _write_annotations(folder, settings, kinds, plans, bar)
     return target

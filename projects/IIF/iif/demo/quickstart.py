@@ -15,19 +15,20 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import IO, Any
 
 from iif import layout
 from iif.demo.openmoji import TRAIN_JSON, VAL_JSON, make_openmoji
 from iif.demo.plan import OpenMojiSettings
 from iif.errors import InputError
 from iif.files import packaged_file, read_json, sha256_file, write_json
+from iif.locking import folder_lock
 from iif.methods import BASELINE, DEFAULT
+from iif.progress import progress, share_terminal, show_as
 
 # Engines in the order of preference, and the modules that each needs.
 _NEEDS = {"detectron2": ("iif.d2",), "torchvision": ("iif.tv", "tensorboard")}
@@ -37,6 +38,11 @@ ENGINES = tuple(_NEEDS)
 RUNS = {"baseline": BASELINE, DEFAULT: DEFAULT}
 NAMES = {"baseline": "baseline", DEFAULT: DEFAULT.upper()}
 _PICTURES = 4
+# What Detectron2 tells of its progress, and the number of the first.
+_TOLD = {
+    "training": (re.compile(r"\biter: (\d+)"), 0),
+    "inference": (re.compile(r"\bInference done (\d+)/"), 1),
+}
 _DATA = OpenMojiSettings()
 _FORMAT = "iif-quickstart/1"
 # The repository, where this package lies in a checkout: Detectron2's configurations are there.
@@ -78,8 +84,8 @@ def quickstart(
         the report's path.
 
     Raises:
-        InputError: no engine is installed, or ``out`` holds other files or was begun with other
-            settings.
+        InputError: no engine is installed, ``out`` holds other files or was begun with other
+            settings, or another quickstart works in it.
     """
     folder = Path(out).resolve()
     demo = demo or Demo()
@@ -88,15 +94,17 @@ def quickstart(
     print(f"Engine: {chosen} ({why})", flush=True)
     _begin(folder, {"engine": chosen, "seed": seed, **_settings(chosen, demo)})
 
-    data, size = folder / "openmoji", demo.data
-    with _step(1, f"data set: {size.categories} kinds of thing, {size.train} + {size.val} images"):
-        make_openmoji(data, size)
-    with _step(2, "weights: table and plot"):
-        _write_weights(folder, data)
-    what = f"{' and '.join(NAMES.values())}: training and evaluation"
-    with _step(3, f"{what}, side by side (some minutes)"):
-        _train_runs(chosen, demo, data, folder)
-    return _compare(folder, data, chosen)
+    with folder_lock(folder):
+        data, size = folder / "openmoji", demo.data
+        what = f"{size.categories} kinds of thing, {size.train} + {size.val} images"
+        with _step(1, f"data set: {what}"):
+            make_openmoji(data, size)
+        with _step(2, "weights: table and plot"):
+            _write_weights(folder, data)
+        what = f"{' and '.join(NAMES.values())}: training and evaluation"
+        with _step(3, f"{what}, side by side (some minutes)"):
+            _train_runs(chosen, demo, data, folder)
+        return _compare(folder, data, chosen)
 
 
 # --------------------------------------------------------------------------- engine and settings
@@ -228,11 +236,12 @@ def _train_side_by_side(
 ) -> None:
     train = _train_detectron2 if engine == "detectron2" else _train_torchvision
     cores = os.cpu_count() or 1
+    context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         min(len(waiting), cores),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_set_threads,
-        initargs=(max(1, cores // len(RUNS)),),
+        mp_context=context,
+        initializer=_begin_process,
+        initargs=(max(1, cores // len(RUNS)), context.RLock()),
     ) as pool:
         futures = [pool.submit(train, demo, data, folder / run) for run in waiting]
         for future in futures:
@@ -246,12 +255,15 @@ def _remove_older_checkpoints(run: Path) -> None:
             path.unlink()
 
 
-def _set_threads(number: int) -> None:
-    """Limit torch's threads in this process and in those that it starts."""
+def _begin_process(threads: int, lock: Any) -> None:
+    """Limit torch's threads, in the processes that this one starts too; share the terminal."""
     import torch
 
-    os.environ["OMP_NUM_THREADS"] = str(number)
-    torch.set_num_threads(number)
+    # Detectron2 scripts functions while it is imported; a user cannot change it.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    share_terminal(lock)
 
 
 def _torchvision_config(demo: Demo, method: str) -> Any:
@@ -264,6 +276,7 @@ def _torchvision_config(demo: Demo, method: str) -> Any:
 def _train_torchvision(demo: Demo, data: Path, run: Path) -> None:
     from iif.tv import train
 
+    show_as(run.name, list(RUNS).index(run.name))
     train(
         data / TRAIN_JSON,
         data,
@@ -277,6 +290,8 @@ def _train_torchvision(demo: Demo, data: Path, run: Path) -> None:
 
 def _train_detectron2(demo: Demo, data: Path, run: Path) -> None:
     """Run ``train_net.py`` in a process of its own; its output goes to ``console.txt``."""
+    from iif.d2.config import load_config
+
     datasets = [
         ["openmoji_train", str(data / TRAIN_JSON), str(data)],
         ["openmoji_val", str(data / VAL_JSON), str(data)],
@@ -290,28 +305,52 @@ def _train_detectron2(demo: Demo, data: Path, run: Path) -> None:
     }
     if demo.iterations is not None:
         options |= {"SOLVER.MAX_ITER": demo.iterations, "SOLVER.STEPS": ()}
-    command = [sys.executable, "-m", "iif.d2.train", "--resume"]
-    command += ["--config-file", str(_config_file(run.name))]
+    config = str(_config_file(run.name))
+    command = [sys.executable, "-m", "iif.d2.train", "--resume", "--config-file", config]
     command += [str(part) for option in options.items() for part in option]
+    iterations = demo.iterations or load_config(config, []).SOLVER.MAX_ITER
     run.mkdir(parents=True, exist_ok=True)
     console = run / layout.CONSOLE
-    position = list(RUNS).index(run.name)
+    show_as(run.name, list(RUNS).index(run.name))
     with (
-        tqdm(desc=run.name, unit="it", position=position, disable=None) as bar,
         console.open("w", buffering=1, encoding="utf-8") as log,
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process,
     ):
         assert process.stdout is not None
-        for line in process.stdout:
-            log.write(line)
-            reached = re.search(r"\biter: (\d+)", line)
-            if reached:
-                bar.update(int(reached[1]) + 1 - bar.n)
+        _follow(process.stdout, log, {"training": iterations, "inference": demo.data.val})
     if process.returncode:
         tail = "\n".join(console.read_text(encoding="utf-8").splitlines()[-5:])
         raise InputError(f"training with Detectron2 failed; see {console}:\n{tail}")
+
+
+def _follow(output: Iterable[str], log: IO[str], totals: Mapping[str, int]) -> None:
+    """Copy Detectron2's output into ``log``; show the progress that it tells.
+
+    Args:
+        output: its lines.
+        log: where they go.
+        totals: how many iterations and images there are, by `_TOLD`'s names.
+    """
+    start = progress(desc="starting", unit=" lines of output")
+    bars: dict[str, Any] = {}
+    for line in output:
+        log.write(line)
+        if not bars:
+            start.update()
+        for what, (pattern, first) in _TOLD.items():
+            told = pattern.search(line)
+            if told:
+                done = int(told[1]) + 1 - first
+                if what not in bars:
+                    start.close()
+                    bars[what] = progress(desc=what, total=totals[what], initial=done)
+                bars[what].update(done - bars[what].n)
+                if done == totals[what]:
+                    bars[what].close()
+    for bar in (start, *bars.values()):
+        bar.close()
 
 
 def _compare(folder: Path, data: Path, engine: str) -> Path:

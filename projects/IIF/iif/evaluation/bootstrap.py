@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from iif.evaluation.matching import TRUE_POSITIVE, Matches
 from iif.evaluation.metrics import RECALL_THRESHOLDS
+from iif.progress import progress
 
 # Columns of the replicates: mean AP over all categories and over each frequency group.
 GROUP_METRICS = ("AP", "APr", "APc", "APf")
@@ -63,7 +63,7 @@ def paired_bootstrap(
     threads = os.cpu_count() or 1
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=replicates, desc="Bootstrap", disable=None) as bar,
+        progress(total=replicates, desc="Bootstrap") as bar,
     ):
         for start in range(0, replicates, 4 * threads):
             batch = range(start, min(start + 4 * threads, replicates))

@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from iif import layout
 from iif.data.annotations import Annotations, load_annotations
@@ -38,6 +37,7 @@ from iif.evaluation.summary_file import (
     write_summary,
 )
 from iif.files import versions
+from iif.progress import progress
 from iif.statistics import ClassStatistics
 
 # AP-fixed of Dave et al. (arXiv 2102.01066): the cap on a category's detections over the whole set.
@@ -139,12 +139,11 @@ def evaluate(
     matches: dict[IouType, Matches] = {}
     metrics: dict[IouType, dict[str, float | None]] = {}
     per_category: dict[IouType, dict[str, NDArray[np.float64]]] = {}
-    steps = tqdm(
+    steps = progress(
         total=3 * len(iou_types),
         desc="evaluating",
         unit="step",
         leave=False,
-        disable=None,
     )
     with steps:
         for iou_type in iou_types:

@@ -6,12 +6,12 @@ import os
 from typing import IO, Any
 
 import msgspec
-from tqdm import tqdm
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections
 from iif.evaluation.matching import ErrorType, Matches, Outcome
 from iif.files import atomic_write
+from iif.progress import progress
 
 OUTCOME_COLUMNS = ("row", "image_id", "category_id", "score", "outcome", "error_type", "gt_id")
 
@@ -33,13 +33,12 @@ def write_outcomes(
     types = [error_type.label for error_type in ErrorType]
     ann_ids = [*gt.ann_ids.tolist(), ""]  # the last is that of gt_row -1
     image_ids, category_ids = gt.image_ids.tolist(), gt.category_ids.tolist()
-    bar = tqdm(
+    bar = progress(
         total=len(detections),
         desc=f"writing {os.path.basename(path)}",
         unit="row",
         unit_scale=True,
         delay=1,
-        disable=None,
     )
     with atomic_write(path, "wb") as f, bar:
         f.write(",".join(OUTCOME_COLUMNS).encode() + b"\n")

@@ -12,11 +12,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
-from tqdm import tqdm
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections, IouType
 from iif.errors import InputError
+from iif.progress import progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,12 +213,11 @@ def _mask_overlaps(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
     assert detections.rle is not None
     dets, entries, ious = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
-    images = tqdm(
+    images = progress(
         range(len(gt.image_ids)),
         desc="mask IoU",
         unit="image",
         delay=1,
-        disable=None,
     )
     for i in images:
         rows = by_image[image_offsets[i] : image_offsets[i + 1]]

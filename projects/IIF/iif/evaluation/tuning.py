@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from tqdm import tqdm
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections
@@ -23,6 +22,7 @@ from iif.evaluation.matching import FALSE_POSITIVE, Matches, match
 from iif.evaluation.metrics import average_precision, mean_by_group
 from iif.evaluation.operating_points import check_recall, num_kept, select_kept
 from iif.evaluation.overlaps import find_overlaps
+from iif.progress import progress
 
 
 class FoundBoxes:
@@ -130,7 +130,7 @@ def measure(
     trials: list[Trial] = []
     best: dict[str, tuple[int, Matches]] = {}
     plain_matches: Matches | None = None
-    bar = tqdm(settings, desc="measuring", unit="trial", disable=None)
+    bar = progress(settings, desc="measuring", unit="trial")
     for setting, make in zip(bar, boxes, strict=True):
         detections = make()
         overlaps = find_overlaps(gt, detections, "bbox")

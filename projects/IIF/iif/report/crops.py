@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as mask_util
-from tqdm import tqdm
 
 from iif.data.annotations import Annotations
 from iif.data.images import find_images, read_image
 from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
 from iif.evaluation.runs import Run
 from iif.evaluation.scenes import KINDS, Scene, SceneObject, choose_scenes, kinds, shown
+from iif.progress import progress
 from iif.report.outlines import mask_path
 
 # A crop is shown about 370 CSS pixels wide; these keep 200 of them well below 20 MB in base64.
@@ -125,7 +125,7 @@ def make_crops(
     ids = gt.image_ids[rows].tolist()
     scenes = choose_scenes(analysis, gt, runs, image_ids=ids)
     crops: dict[Subject, Crop] = {}
-    for scene in tqdm(scenes, desc="Crops", disable=None):
+    for scene in progress(scenes, desc="Crops"):
         pixels = read_image(files[scene.image], scene.height, scene.width)
         for subject in (s for s in subjects if s.image == scene.image):
             objects = {o.index: o for o in scene.detections[subject.run]}

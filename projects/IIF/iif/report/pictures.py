@@ -16,12 +16,12 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageDraw, ImageFont
-from tqdm import tqdm
 
 from iif.data.images import read_image
 from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
 from iif.evaluation.scenes import GROUND_TRUTH, KINDS, Scene, SceneObject
 from iif.files import atomic_write
+from iif.progress import progress
 from iif.report.labels import IOU_NAMES, OUTCOME_LABELS
 from iif.report.palette import DASHED, OUTCOME_COLORS
 from iif.report.text import scene_text
@@ -87,7 +87,7 @@ def save_pictures(
         subtitle: added to every picture's title, for example the matched recall.
     """
     paths = []
-    bar = tqdm(scenes, desc="Pictures", disable=None)
+    bar = progress(scenes, desc="Pictures")
     for number, scene in enumerate(bar, start=1):
         verb = "chosen"
         if len(names) > 1 and scene.change:

@@ -15,6 +15,7 @@ from iif.augmentation import HeldOutLoss
 from iif.data.annotations import Annotations
 from iif.data.split import held_out_images
 from iif.errors import InputError
+from iif.progress import progress
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionTargets
 from iif.tv.distributed import rank, world_size
@@ -70,7 +71,8 @@ class Adaptation:
         loss = HeldOutLoss(len(self.groups), device)
         training = model.training
         model.eval()
-        for row in self.rows[rank() :: world_size()].tolist():
+        rows = self.rows[rank() :: world_size()].tolist()
+        for row in progress(rows, desc="held-out loss", unit="image", leave=False):
             image, target = self.data[row, False]
             boxes = {"boxes": target["boxes"].to(device)}
             labels = target["labels"].to(device) - 1

@@ -62,7 +62,11 @@ def save(
     statistics: ClassStatistics,
     iteration: int,
 ) -> None:
-    """Write a checkpoint, whole or not at all, and note it as the last one of its folder."""
+    """Write a checkpoint, whole or not at all, and note it as the last one of its folder.
+
+    Raises:
+        InputError: it cannot be written, for example on a full disk; the last one stays noted.
+    """
     content = {
         "format": FORMAT,
         "iteration": iteration,
@@ -74,10 +78,21 @@ def save(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    with atomic_write(path, "wb") as f:
-        torch.save(content, f)
-    with atomic_write(path.parent / layout.LAST_CHECKPOINT) as f:
-        f.write(path.name)
+    last = path.parent / layout.LAST_CHECKPOINT
+    try:
+        with atomic_write(path, "wb") as f:
+            torch.save(content, f)
+        with atomic_write(last) as f:
+            f.write(path.name)
+    except (OSError, RuntimeError) as error:
+        # torch raises a RuntimeError of its own while the OSError of a full disk is handled.
+        reason = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(reason, OSError):
+            raise
+        kept = f"the last checkpoint is {last.read_text()}" if last.is_file() else "there is none"
+        raise InputError(
+            f"{path}: cannot be written ({reason.strerror}): {kept}; make room and resume"
+        ) from None
 
 
 def find(path: str | os.PathLike[str]) -> Path:
@@ -87,14 +102,21 @@ def find(path: str | os.PathLike[str]) -> Path:
         InputError: there is none.
     """
     path = Path(path)
-    if path.is_dir():
-        last = path / layout.LAST_CHECKPOINT
-        if not last.is_file():
-            raise InputError(f"{path}: holds no checkpoint (no {last.name}); train into it first")
-        path = path / last.read_text(encoding="utf-8").strip()
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
-    return path
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"{path}: no such checkpoint")
+        return path
+    last = path / layout.LAST_CHECKPOINT
+    if not last.is_file():
+        raise InputError(f"{path}: holds no checkpoint (no {last.name}); train into it first")
+    name = last.read_text(encoding="utf-8", errors="replace").strip()
+    if not name or not (path / name).is_file():
+        named = f"names {name!r}, which is not there" if name else "is empty"
+        raise InputError(
+            f"{last}: {named}; write the name of a checkpoint of the folder into it, or remove it "
+            "to start anew"
+        )
+    return path / name
 
 
 def read(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from iif.tv.config import TrainConfig
 from iif.tv.distributed import rank, world_size
 from iif.tv.sampling import batches, image_stream, repeat_factors
 
+T = TypeVar("T")
 Target = dict[str, Tensor]
 Batch = tuple[list[Tensor], list[Target]]
 
@@ -189,10 +190,28 @@ def training_batches(data: DetectionTargets, config: TrainConfig, start: int) ->
         num_workers=config.workers,
         collate_fn=_collate,
     )
+    yield from without_traceback(loader)
+
+
+def without_traceback(loader: Iterable[T]) -> Iterator[T]:
+    """Yield what a DataLoader does; of an InputError of a worker process keep the message alone."""
     try:
         yield from loader
-    except InputError as error:  # of a worker process: without its traceback
+    except InputError as error:
         raise InputError(str(error).strip().rpartition("InputError: ")[2]) from None
+
+
+def image_loader(
+    images: DetectionImages, device: torch.device, rows: Sequence[int] | None = None
+) -> Iterator[Tensor]:
+    """Yield single images in the order of their rows, by default all."""
+    loader: Any = DataLoader(
+        images,
+        batch_size=None,
+        sampler=range(len(images)) if rows is None else rows,
+        num_workers=0 if device.type == "cpu" else 4,
+    )
+    return without_traceback(loader)
 
 
 def _collate(items: list[tuple[Tensor, Target]]) -> Batch:

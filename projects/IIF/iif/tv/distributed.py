@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -12,6 +14,10 @@ import torch.distributed as dist
 from torch import nn
 
 from iif.errors import InputError
+from iif.locking import folder_lock
+
+# How gloo and NCCL say that a process at the other end is gone.
+_LOST = re.compile("[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited")
 
 
 def rank() -> int:
@@ -22,11 +28,6 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def bar_disabled() -> bool | None:
-    """Return tqdm's ``disable``: one bar for all processes, and on a terminal alone."""
-    return None if rank() == 0 else True
 
 
 def gather(value: Any) -> list[Any] | None:
@@ -69,12 +70,36 @@ def pick_device(name: str | None) -> torch.device:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started, for the length of the block; alone, do nothing."""
+    """Join the processes that torchrun started, for the length of the block; alone, do nothing.
+
+    Raises:
+        InputError, FloatingPointError: those of the block; of several processes they name the rank.
+        ConnectionAbortedError: another process has failed.
+    """
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         yield
         return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    own = rank()
     try:
         yield
+    except (InputError, FloatingPointError) as error:
+        raise type(error)(f"rank {own}: {error}") from None
+    except RuntimeError as error:
+        if not _LOST.search(str(error)):
+            raise
+        raise ConnectionAbortedError(
+            f"rank {own}: stopped, because another process of this run has failed; its message "
+            "says why"
+        ) from None
     finally:
         dist.destroy_process_group()
+
+
+def lock_output(folder: str | os.PathLike[str]) -> AbstractContextManager[None]:
+    """Return the lock of the folder that a run writes into; of several processes the first has it.
+
+    Raises:
+        InputError: when it is entered while another run writes there.
+    """
+    return folder_lock(folder) if rank() == 0 else contextlib.nullcontext()

@@ -11,17 +11,18 @@ import torch
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from iif import layout
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import write_results
 from iif.errors import InputError
+from iif.progress import progress
 from iif.statistics import ClassStatistics
 from iif.tv import checkpoint
 from iif.tv.config import TrainConfig
-from iif.tv.dataset import DetectionImages
-from iif.tv.distributed import bar_disabled, gather, pick_device, process_group, rank, world_size
+from iif.tv.dataset import DetectionImages, image_loader
+from iif.tv.distributed import gather, lock_output, pick_device, process_group, rank, world_size
+from iif.tv.log import log_file, logger
 from iif.tv.model import has_masks, method_of
 
 # A pixel belongs to the mask when its probability is above this, as in Detectron2.
@@ -88,14 +89,9 @@ def predict(
     model.eval()
     mine = range(rank(), len(images), world_size())
     results: list[tuple[int, list[dict[str, Any]]]] = []
-    loader = torch.utils.data.DataLoader(
-        images, batch_size=None, sampler=mine, num_workers=0 if device.type == "cpu" else 4
-    )
-    for row, image in zip(
-        mine,
-        tqdm(loader, desc="inference", unit="image", disable=bar_disabled()),
-        strict=True,
-    ):
+    loader = image_loader(images, device, mine)
+    bar = progress(loader, desc="inference", total=len(mine), unit="image")
+    for row, image in zip(mine, bar, strict=True):
         (detections,) = model([image.to(device)])
         image_id = int(images.annotations.image_ids[row])
         results.append((row, detections_to_results(detections, image_id, category_ids)))
@@ -118,8 +114,8 @@ def evaluate(
 ) -> dict[str, Any] | None:
     """Evaluate a trained model, by default under its own settings, without the training data.
 
-    Writes ``inference/lvis_instances_results.json`` and ``inference/eval_summary.json`` into
-    ``output_dir``.
+    Writes ``inference/lvis_instances_results.json``, ``inference/eval_summary.json`` and
+    ``inference/log.txt`` into ``output_dir``.
 
     Args:
         model: a checkpoint, an output folder of :func:`iif.tv.train`, or what
@@ -137,8 +133,9 @@ def evaluate(
         the summary, in process 0; None in the others that torchrun started.
 
     Raises:
-        InputError: no checkpoint, other categories than it was trained on, missing images, or
-            settings or a method that the model was not trained for.
+        InputError: no checkpoint, other categories than it was trained on, missing images,
+            settings or a method that the model was not trained for, or another run writes into
+            ``output_dir``.
     """
     where = pick_device(device)
     with process_group(where):
@@ -153,7 +150,9 @@ def evaluate(
         )
         check_classes(annotations, detector.statistics, "the model")
         images = DetectionImages(annotations, image_root)
-        return evaluate_model(detector, images, Path(output_dir) / layout.INFERENCE, where)
+        folder = Path(output_dir) / layout.INFERENCE
+        with lock_output(output_dir), log_file(folder):
+            return evaluate_model(detector, images, folder, where)
 
 
 def test_settings(config: TrainConfig) -> dict[str, float | None]:
@@ -173,13 +172,15 @@ def evaluate_model(
 ) -> dict[str, Any] | None:
     """Write result file and summary of ``detector`` on ``images`` into ``folder``."""
     from iif.evaluation.evaluate import evaluate_files  # takes seconds: numba compiles
+    from iif.report.text import summary_text
 
+    logger.info("Evaluating on %d images of %s", len(images), images.annotations.path)
     statistics, config = detector.statistics, detector.config
     results = predict(detector.model, images, statistics.ids, device)
     if results is None:
         return None
     write_results(folder / layout.RESULTS, results)
-    return evaluate_files(
+    summary = evaluate_files(
         images.annotations.path,
         folder / layout.RESULTS,
         iou_types=("bbox", "segm") if has_masks(detector.model) else ("bbox",),
@@ -190,3 +191,5 @@ def evaluate_model(
         method=method_of(detector.model).record(),
         config={"engine": "torchvision", **config.to_dict()},
     )
+    logger.info("Evaluation on %s:\n%s", images.annotations.path, summary_text(summary))
+    return summary

@@ -9,12 +9,12 @@ import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm import tqdm
 
 from iif.data.annotations import load_annotations
 from iif.errors import InputError
 from iif.files import sha256_file
 from iif.methods.moments import Moments, RunningMoments
+from iif.progress import progress
 from iif.tv import checkpoint
 from iif.tv.dataset import DetectionTargets, training_batches
 from iif.tv.distributed import pick_device
@@ -74,12 +74,11 @@ def gather_moments(
     model.roi_heads.box_predictor.cls_score.register_forward_hook(_adder(running))
     torch.manual_seed(config.seed)
     with torch.no_grad():
-        for images, targets in tqdm(
+        for images, targets in progress(
             training_batches(data, config, 0),
             desc="moments",
             unit="it",
             total=iterations,
-            disable=None,
         ):
             moved = [{key: value.to(where) for key, value in t.items()} for t in targets]
             model([image.to(where) for image in images], moved)

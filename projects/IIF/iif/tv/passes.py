@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from iif.evaluation.tuning import FoundBoxes
 from iif.methods import Method
-from iif.tv.dataset import DetectionImages
+from iif.progress import progress
+from iif.tv.dataset import DetectionImages, image_loader
 
 
 @torch.no_grad()
@@ -34,7 +34,8 @@ def find_boxes(
     moved = [method.to(device).eval() for method in methods]
     found = [FoundBoxes() for _ in methods]
     heads.box_predictor.method = Method()  # whose logits are the classifier's outputs
-    for row, image in enumerate(tqdm(image_loader(images, device), desc="detecting", disable=None)):
+    loader = image_loader(images, device)
+    for row, image in enumerate(progress(loader, desc="detecting", total=len(images))):
         batch, _ = transform([image.to(device)])
         sizes = batch.image_sizes
         features = detector.backbone(batch.tensors)
@@ -52,9 +53,3 @@ def find_boxes(
             (whole,) = transform.postprocess([{"boxes": corners}], sizes, [tuple(image.shape[-2:])])
             boxes.add(row, whole["boxes"].cpu(), scores.cpu(), (labels - 1).cpu())
     return found
-
-
-def image_loader(images: DetectionImages, device: torch.device) -> Any:
-    """Return a loader of single images, in the order of their rows."""
-    workers = 0 if device.type == "cpu" else 4
-    return torch.utils.data.DataLoader(images, batch_size=None, num_workers=workers)

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from iif import layout
 from iif.data.annotations import load_annotations
@@ -22,7 +21,7 @@ from iif.tv.augmentation import Adaptation, iterations_per_epoch
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages, DetectionTargets, Target, training_batches
 from iif.tv.distributed import (
-    bar_disabled,
+    lock_output,
     pick_device,
     process_group,
     rank,
@@ -30,9 +29,8 @@ from iif.tv.distributed import (
     world_size,
 )
 from iif.tv.inference import check_classes, evaluate_model
+from iif.tv.log import TrainingLog, log_file, logger
 from iif.tv.model import augmentation_of, build_model
-
-_LOG_PERIOD = 20
 
 
 def train(
@@ -50,7 +48,7 @@ def train(
     """Train a model under a long-tail method, or the plain baseline, and evaluate it.
 
     Writes into ``output_dir``: ``config.json``, ``class_statistics.json``, checkpoints and
-    ``last_checkpoint``, TensorBoard's events, and with ``val_json``
+    ``last_checkpoint``, ``log.txt``, ``metrics.json``, TensorBoard's events, and with ``val_json``
     ``inference/lvis_instances_results.json`` and ``inference/eval_summary.json``. The processes
     that torchrun started share each batch.
 
@@ -74,20 +72,17 @@ def train(
         the evaluation summary, in process 0 and with ``val_json``; None otherwise.
 
     Raises:
-        InputError: invalid input. Everything is checked before training, except that images and
-            masks are decoded when first used.
+        InputError: invalid input, or another run writes into ``output_dir``. Everything is checked
+            before training, except that images and masks are decoded when first used.
         FloatingPointError: a loss is no longer finite.
+        ConnectionAbortedError: another of several processes has failed.
     """
     config = config or TrainConfig()
     folder = Path(output_dir)
     where = pick_device(device)
     if config.amp and where.type != "cuda":
         raise InputError(f"amp is for GPUs, the device is {where}; set amp=false")
-    started = (folder / layout.LAST_CHECKPOINT).exists()
-    if started and not resume:
-        raise InputError(
-            f"{folder}: holds checkpoints of an earlier run; resume it or take another folder"
-        )
+    _refuse_earlier_run(folder, resume)
     with process_group(where):
         if config.images_per_batch % world_size():
             raise InputError(
@@ -122,24 +117,36 @@ def train(
         adaptation = None
         if adapting:
             adaptation = Adaptation(annotations, image_root, config.held_out, statistics.groups)
-        previous = checkpoint.read(folder, where) if started else None
+        with lock_output(folder):
+            _refuse_earlier_run(folder, resume)  # one that ended while the input was checked
+            previous = None
+            if resume and (folder / layout.LAST_CHECKPOINT).exists():
+                previous = checkpoint.read(folder, where)
+            torch.manual_seed(config.seed)
+            if previous is None:
+                model = build_model(config, statistics)
+            else:
+                model = checkpoint.resume(previous, config, statistics, os.fspath(folder))
+            model = model.to(where)
+            with log_file(folder):
+                if rank() == 0:
+                    settings = {"config": config.to_dict(), "train": annotations.path}
+                    write_json(folder / layout.CONFIG_JSON, {**settings, "versions": versions()})
+                    statistics.save(folder / layout.STATISTICS)
+                logger.info("Settings: %s", config.to_dict())
+                logger.info("Class statistics: %s; device: %s", statistics, where)
+                _run(model, data, config, statistics, folder, where, previous, adaptation)
+                if validation is None:
+                    return None
+                detector = checkpoint.Detector(model.eval(), config, statistics, config.iterations)
+                return evaluate_model(detector, validation, folder / layout.INFERENCE, where)
 
-        torch.manual_seed(config.seed)
-        if previous is None:
-            model = build_model(config, statistics).to(where)
-        else:
-            model = checkpoint.resume(previous, config, statistics, os.fspath(folder)).to(where)
-        if rank() == 0:
-            write_json(
-                folder / layout.CONFIG_JSON,
-                {"config": config.to_dict(), "train": annotations.path, "versions": versions()},
-            )
-            statistics.save(folder / layout.STATISTICS)
-        _run(model, data, config, statistics, folder, where, previous, adaptation)
-        if validation is None:
-            return None
-        detector = checkpoint.Detector(model.eval(), config, statistics, config.iterations)
-        return evaluate_model(detector, validation, folder / layout.INFERENCE, where)
+
+def _refuse_earlier_run(folder: Path, resume: bool) -> None:
+    if not resume and (folder / layout.LAST_CHECKPOINT).exists():
+        raise InputError(
+            f"{folder}: holds checkpoints of an earlier run; resume it or take another folder"
+        )
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:
@@ -177,53 +184,45 @@ def _run(
     if previous is not None:
         optimizer.load_state_dict(previous["optimizer"])
         start = previous["iteration"]
+        logger.info("Resuming %s after %d iterations", checkpoint.find(folder).name, start)
     augmentation = augmentation_of(model)
     if augmentation is not None and not augmentation.epoch_length:
         augmentation.epoch_length = iterations_per_epoch(data, config)
     model.train()
+
+    def save(name: str, done: int) -> None:
+        if rank() == 0:
+            checkpoint.save(folder / name, model, optimizer, config, statistics, done)
+            logger.info("Saved %s after %d iterations", name, done)
+
     parallel = model
     if world_size() > 1:
+        on_gpu = device.type == "cuda"
+        # DDP regroups the gradients after its first iteration unless it looks for unused
+        # parameters. The sums of three and more then have other bits, and a resumed run as well.
         parallel = DistributedDataParallel(
-            model, device_ids=[device.index] if device.type == "cuda" else None
+            model,
+            device_ids=[device.index] if on_gpu else None,
+            find_unused_parameters=not on_gpu and world_size() > 2,
         )
-    writer = _event_writer(folder, start) if rank() == 0 else None
-    bar = tqdm(
-        training_batches(data, config, start),
-        desc="training",
-        unit="it",
-        initial=start,
-        total=config.iterations,
-        mininterval=1.0,
-        disable=bar_disabled(),
-    )
-    for iteration, (images, targets) in enumerate(bar, start):
-        # The random numbers of an iteration depend on these three alone, so that a resumed run
-        # draws what the uninterrupted one would have drawn.
-        state = np.random.SeedSequence([config.seed, iteration, rank()]).generate_state(1)
-        torch.manual_seed(int(state[0]))
-        rate = learning_rate(config, iteration)
-        losses = _step(parallel, optimizer, config, rate, images, targets, device)
-        done = iteration + 1
-        if adaptation and augmentation and done % augmentation.epoch_length == 0:
-            adaptation.follow(model, device)
-        if done % _LOG_PERIOD == 0 or done == config.iterations:
-            values = {name: float(loss) for name, loss in losses.items()}
-            _log(writer, bar, values, rate, done)
-        if rank() == 0 and (done % config.checkpoint_period == 0 or done == config.iterations):
-            last = done == config.iterations
-            name = layout.FINAL_CHECKPOINT if last else layout.checkpoint(done - 1)
-            checkpoint.save(folder / name, model, optimizer, config, statistics, done)
-    if writer is not None:
-        writer.close()
+    with TrainingLog(folder, start, config.iterations) as log:
+        batches = log.watch(training_batches(data, config, start))
+        for iteration, (images, targets) in enumerate(batches, start):
+            # The random numbers of an iteration depend on these three alone, so that a resumed run
+            # draws what the uninterrupted one would have drawn.
+            state = np.random.SeedSequence([config.seed, iteration, rank()]).generate_state(1)
+            torch.manual_seed(int(state[0]))
+            rate = learning_rate(config, iteration)
+            losses = _step(parallel, optimizer, config, rate, images, targets, device)
+            done = iteration + 1
+            if adaptation and augmentation and done % augmentation.epoch_length == 0:
+                adaptation.follow(model, device)
+            log.add(done, losses, rate)
+            if done % config.checkpoint_period == 0 and done < config.iterations:
+                save(layout.checkpoint(iteration), done)
+    if start < config.iterations or checkpoint.find(folder).name != layout.FINAL_CHECKPOINT:
+        save(layout.FINAL_CHECKPOINT, config.iterations)
     share_buffers(model)
-
-
-def _event_writer(folder: Path, start: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise InputError("tensorboard is not installed: pip install tensorboard") from None
-    return SummaryWriter(str(folder), purge_step=start + 1)
 
 
 def _step(
@@ -259,12 +258,3 @@ def _step(
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradients)
     optimizer.step()
     return {**detached, "total_loss": total.detach()}
-
-
-def _log(writer: Any, bar: tqdm, losses: dict[str, float], rate: float, done: int) -> None:
-    if writer is None:
-        return
-    for name, value in losses.items():
-        writer.add_scalar(name, value, done)
-    writer.add_scalar("lr", rate, done)
-    bar.set_postfix(loss=f"{losses['total_loss']:.3f}", refresh=False)

@@ -37,7 +37,7 @@ from iif.tuning import (
 from iif.tv import checkpoint
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages
-from iif.tv.distributed import pick_device
+from iif.tv.distributed import lock_output, pick_device
 from iif.tv.inference import check_classes, predict, test_settings
 from iif.tv.model import has_masks
 from iif.tv.moments import refuse_trained_method
@@ -82,7 +82,8 @@ def tune_all(
 
     Raises:
         InputError: the model was trained under a method, the annotations are not those that it
-            was trained on or those that it was evaluated on, or an argument cannot be used.
+            was trained on or those that it was evaluated on, an argument cannot be used, or another
+            run writes into ``output``.
     """
     check_recall(recall)
     where = pick_device(device)
@@ -110,40 +111,41 @@ def tune_all(
         held_out=config.held_out,
         images=os.fspath(image_root),
     )
-    methods = [candidate.method for candidate in tried]
-    boxes = find_boxes(detector.model, images, methods, where)
-    result, best = choose(gt, tried, skipped, boxes, source, recall=recall, bootstrap=bootstrap)
-    del boxes
+    with lock_output(output):
+        methods = [candidate.method for candidate in tried]
+        boxes = find_boxes(detector.model, images, methods, where)
+        result, best = choose(gt, tried, skipped, boxes, source, recall=recall, bootstrap=bootstrap)
+        del boxes
 
-    folder = Path(output)
-    model: Any = detector.model
-    runs = {PLAIN: tried[0]} if best == 0 else {PLAIN: tried[0], BEST: tried[best]}
-    for name, candidate in runs.items():
-        model.roi_heads.box_predictor.method = candidate.method
-        rows = predict(model, images, statistics.ids, where)
-        save_run(
-            folder / name,
-            gt,
-            rows or [],
-            candidate,
-            source,
-            test_settings=test_settings(config),
-            config={"engine": source.engine, **_config_of(config, candidate).to_dict()},
-            masks=masks,
+        folder = Path(output)
+        model: Any = detector.model
+        runs = {PLAIN: tried[0]} if best == 0 else {PLAIN: tried[0], BEST: tried[best]}
+        for name, candidate in runs.items():
+            model.roi_heads.box_predictor.method = candidate.method
+            rows = predict(model, images, statistics.ids, where)
+            save_run(
+                folder / name,
+                gt,
+                rows or [],
+                candidate,
+                source,
+                test_settings=test_settings(config),
+                config={"engine": source.engine, **_config_of(config, candidate).to_dict()},
+                masks=masks,
+            )
+        chosen = _config_of(config, tried[best])
+        statistics.save(folder / layout.STATISTICS)
+        write_json(
+            folder / layout.CONFIG_JSON,
+            {
+                "config": chosen.to_dict(),
+                "checkpoint": os.fspath(path.absolute()),
+                "train": annotations.path,
+                "versions": versions(),
+            },
         )
-    chosen = _config_of(config, tried[best])
-    statistics.save(folder / layout.STATISTICS)
-    write_json(
-        folder / layout.CONFIG_JSON,
-        {
-            "config": chosen.to_dict(),
-            "checkpoint": os.fspath(path.absolute()),
-            "train": annotations.path,
-            "versions": versions(),
-        },
-    )
-    result["folded"] = NOT_FOLDED if best == 0 else _fold(folder, path, chosen)
-    return save_tuning(folder, result, gt, source, bootstrap=bootstrap)
+        result["folded"] = NOT_FOLDED if best == 0 else _fold(folder, path, chosen)
+        return save_tuning(folder, result, gt, source, bootstrap=bootstrap)
 
 
 def fold(run: str | os.PathLike[str], config: TrainConfig, output: str | os.PathLike[str]) -> None:
