@@ -18,6 +18,8 @@ LAST_CHECKPOINT = "last_checkpoint"
 FINAL_CHECKPOINT = "model_final.pth"
 CHECKPOINTS = "model_*.pth"  # the pattern of their names
 LOCK = ".lock"  # held while a run writes into the folder
+LOG = "log.txt"
+METRICS = "metrics.json"  # one JSON object a line, as Detectron2's
 
 # Of an evaluation.
 INFERENCE = "inference"

@@ -15,6 +15,11 @@ from typing import IO
 from iif import layout
 from iif.errors import InputError
 
+# Files that hold a folder. A forked process must not hold it on when this one is killed.
+_held: set[IO[str]] = set()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: [f.close() for f in _held])
+
 
 @contextlib.contextmanager
 def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
@@ -40,10 +45,13 @@ def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
             warnings.warn(f"{folder}: {left} was killed there; taking over", stacklevel=3)
         owner = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%c")}
         _write(f, json.dumps(owner))
+        _held.add(f)
         try:
             yield
         finally:
-            _write(f, "")
+            _held.discard(f)
+            if not f.closed:  # a forked process does not hold it
+                _write(f, "")
 
 
 def _acquire(f: IO[str]) -> bool:
