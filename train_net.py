@@ -70,7 +70,9 @@ class Trainer(engine.DefaultTrainer):
     def after_train(self) -> None:
         """Evaluate, but not where the training failed: other processes may wait elsewhere."""
         if self.iter >= self.max_iter:
-            self.iter = self.max_iter  # one more where a resumed training had nothing left to do
+            self.iter: int = (
+                self.max_iter
+            )  # one more where a resumed training had nothing left to do
             super().after_train()
 
     @classmethod
