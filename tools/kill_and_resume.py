@@ -225,9 +225,7 @@ class Experiment:
             if where is None:
                 return [f"kill {number}: the run failed by itself; see {self.log}"]
             counts[where] += 1
-            last = self.killed / layout.LAST_CHECKPOINT
-            name = last.read_text() if last.is_file() else "none"
-            print(f"kill {number}: {where}; last checkpoint {name}", flush=True)
+            print(f"kill {number}: {where}; last checkpoint {self._last()}", flush=True)
         if self._finish(self.killed):
             return [f"the last run failed; see {self.log}"]
         print("killed", ", ".join(f"{n} times {where}" for where, n in counts.items()))
@@ -244,8 +242,8 @@ class Experiment:
             seen = time.monotonic()
             while any(self.whole.glob(LEFTOVERS)):
                 saving = max(saving, time.monotonic() - seen)
-                time.sleep(0.0005)
-            time.sleep(0.001)
+                time.sleep(0.002)
+            time.sleep(0.005)
         self._unbroken = time.monotonic() - began
         if process.exitcode or first is None:
             raise SystemExit(f"the unbroken run failed; see {self.log}")
@@ -288,15 +286,12 @@ class Experiment:
                 return None  # otherwise it ended before its kill: another one
         if any(self.killed.glob(LEFTOVERS)):
             return "in saving"
-        last = self.killed / layout.LAST_CHECKPOINT
-        trained = last.is_file() and last.read_text() == layout.FINAL_CHECKPOINT
-        return "in evaluation" if trained else "in training"
+        return "in evaluation" if self._last() == layout.FINAL_CHECKPOINT else "in training"
 
     def _moment(self, phase: str, process: Any, before: float) -> float:
         """Wait for a phase; return how many seconds of it are left until the kill."""
         if phase == "evaluation":
-            trained = self.killed / layout.LAST_CHECKPOINT
-            while process.is_alive() and trained.read_text() != layout.FINAL_CHECKPOINT:
+            while process.is_alive() and self._last() != layout.FINAL_CHECKPOINT:
                 time.sleep(0.01)
             return self._random.uniform(0, self._end)
         while process.is_alive() and self._stamp() == before:
@@ -305,11 +300,16 @@ class Experiment:
             return self._random.uniform(0, 2 * self._first)
         for _ in range(self._random.randint(1, 2)):
             while process.is_alive() and not any(self.killed.glob(LEFTOVERS)):
-                time.sleep(0.0005)
+                time.sleep(0.002)
             seen, moment = time.monotonic(), self._random.uniform(0, self._saving)
             while any(self.killed.glob(LEFTOVERS)) and time.monotonic() - seen < moment:
-                time.sleep(0.0005)
+                time.sleep(0.002)
         return 0
+
+    def _last(self) -> str:
+        """Return the name of the last checkpoint."""
+        path = self.killed / layout.LAST_CHECKPOINT
+        return path.read_text() if path.is_file() else "none"
 
     def _stamp(self) -> float:
         """Return when the file that is written at the beginning was written last."""
