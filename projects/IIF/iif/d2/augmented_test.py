@@ -9,7 +9,9 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.engine.hooks import EvalHook, HookBase
+from detectron2.evaluation import verify_results
 from detectron2.modeling import GeneralizedRCNNWithTTA
+from detectron2.utils import comm
 from torch import nn
 
 from iif.d2.evaluator import evaluators_of
@@ -20,12 +22,16 @@ logger = logging.getLogger(__name__)
 def test_all(trainer: type[DefaultTrainer], cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     """Evaluate a model on DATASETS.TEST, where TEST.AUG.ENABLED says so with augmentation too.
 
+    The results are checked against TEST.EXPECTED_RESULTS, as Detectron2 does.
+
     Returns:
         The results of both, those with augmentation under keys that end in ``_TTA``.
     """
     results = trainer.test(cfg, model)
     if cfg.TEST.AUG.ENABLED:
         results.update(test_augmented(trainer, cfg, model))
+    if comm.is_main_process():
+        verify_results(cfg, results)
     return results
 
 

@@ -107,14 +107,7 @@ class MethodCheckpointer(DetectionCheckpointer):
         return {"model": arrays, "__author__": "Caffe2", "matching_heuristics": True}
 
     def _torch_load(self, f: str) -> Any:
-        try:
-            return torch.load(f, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
-            reason = str(error).splitlines()[0] if str(error) else "it is empty"
-            raise InputError(
-                f"{f}: cannot be read as a checkpoint ({reason}); it may be cut off, or hold more "
-                "than tensors and plain values: give another one"
-            ) from None
+        return _read(f)
 
     def _load_model(self, checkpoint: Any) -> Any:
         found = checkpoint.get(RECORD)
@@ -179,6 +172,28 @@ class MethodCheckpointer(DetectionCheckpointer):
                 f"missing or of another shape, among them {faults[0]}; give a checkpoint of the "
                 "whole model, and its own config.yaml"
             )
+
+
+def saved_seed(folder: str) -> int | None:
+    """Return the seed of the training that a folder holds; None where it has no checkpoint."""
+    name = Path(folder, layout.LAST_CHECKPOINT)
+    if not name.is_file():
+        return None
+    path = name.with_name(name.read_text(encoding="utf-8").strip())
+    seed = _read(str(path), mmap=True).get("stream", {}).get("SEED")
+    return None if seed is None else int(seed)
+
+
+def _read(path: str, *, mmap: bool = False) -> Any:
+    """Read a checkpoint without running code that it may hold; with mmap no tensor is read."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "it is empty"
+        raise InputError(
+            f"{path}: cannot be read as a checkpoint ({reason}); it may be cut off, or hold more "
+            "than tensors and plain values: give another one"
+        ) from None
 
 
 def load_model(cfg: CfgNode, weights: str) -> Any:

@@ -34,6 +34,14 @@ from iif.methods import BASELINE
 from iif.outputs import check_output
 from iif.statistics import ClassStatistics
 
+_SAMPLERS = (
+    "TrainingSampler",
+    "RepeatFactorTrainingSampler",
+    "RandomSubsetTrainingSampler",
+    "WeightedTrainingSampler",
+    "WeightedCategoryTrainingSampler",
+)
+
 
 def check_input(cfg: CfgNode, args: argparse.Namespace) -> ClassStatistics | None:
     """Check configuration, data sets, weights and baseline; return the class statistics.
@@ -67,6 +75,7 @@ def check_input(cfg: CfgNode, args: argparse.Namespace) -> ClassStatistics | Non
     _check_model(cfg, statistics)
     if not args.eval_only:
         _check_augmentation(cfg)
+        _check_sampler(cfg)
     for name in cfg.DATASETS.TEST:
         _check_evaluation(cfg, name, statistics, args.baseline)
     return statistics
@@ -83,6 +92,19 @@ def _check_processes(args: argparse.Namespace, cfg: CfgNode) -> None:
         raise InputError(
             f"SOLVER.IMS_PER_BATCH is {cfg.SOLVER.IMS_PER_BATCH}, which {processes} processes "
             "cannot share alike"
+        )
+    if cfg.MODEL.DEVICE != "cpu":
+        return
+    if cfg.SOLVER.AMP.ENABLED and not args.eval_only:
+        raise InputError(
+            "SOLVER.AMP.ENABLED is True, but Detectron2's mixed precision is for GPUs and "
+            "MODEL.DEVICE is cpu: set SOLVER.AMP.ENABLED False"
+        )
+    if torch.cuda.is_available() and args.num_gpus * args.num_machines > 1:
+        raise InputError(
+            "MODEL.DEVICE is cpu, but on a machine with GPUs Detectron2 lets several processes "
+            "exchange tensors of GPUs alone (NCCL): hide the GPUs (CUDA_VISIBLE_DEVICES=) or set "
+            "--num-gpus 1"
         )
 
 
@@ -174,6 +196,19 @@ def _check_augmentation(cfg: CfgNode) -> None:
                 f"{name!r} is in DATASETS.TEST too: FASA must not adapt to the data that the "
                 "result is measured on"
             )
+
+
+def _check_sampler(cfg: CfgNode) -> None:
+    sampler = cfg.DATALOADER.SAMPLER_TRAIN
+    if sampler not in _SAMPLERS:
+        raise InputError(
+            f"DATALOADER.SAMPLER_TRAIN is {sampler!r}; it must be one of {', '.join(_SAMPLERS)}"
+        )
+    if cfg.DATASETS.HELD_OUT and sampler.startswith("Weighted"):
+        raise InputError(
+            f"DATALOADER.SAMPLER_TRAIN {sampler} counts all images of DATASETS.TRAIN, those of "
+            "DATASETS.HELD_OUT too: set DATASETS.HELD_OUT 0 or take another sampler"
+        )
 
 
 def _check_evaluation(

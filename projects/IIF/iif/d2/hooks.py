@@ -1,8 +1,11 @@
-"""The hook that tells FASA where an epoch ends, and adapts its chances there."""
+"""Hooks of a training: FASA adapts its chances where an epoch ends; the log stays in order."""
 
 from __future__ import annotations
 
+import json
 import logging
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,22 +16,73 @@ from detectron2.evaluation import inference_context
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.roi_heads import CascadeROIHeads, Res5ROIHeads
 from detectron2.structures import Boxes
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from iif import layout
 from iif.augmentation import FeatureAugmentation, HeldOutLoss
 from iif.d2.augmentation import KEY, augmentations_of, fasa_options
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
 from iif.d2.loader import Images, iterations_per_epoch, split_training_images
+from iif.d2.process import share_buffers
 from iif.d2.statistics import statistics_from_config
+from iif.d2.stream import CheckedMapper
 from iif.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+_PERIOD = 20  # iterations between Detectron2's lines
+SILENCE = 30.0  # seconds
 
-def augmentation_hooks(cfg: CfgNode) -> list[HookBase]:
-    """Return the hook that FASA needs, for a place before the checkpointer's; none without FASA."""
-    return [AugmentationHook(cfg)] if cfg.MODEL.FASA.ENABLED else []
+
+def training_hooks(cfg: CfgNode) -> list[HookBase]:
+    """Return this project's hooks, for a place before the checkpointer's; FASA has one."""
+    return [LogHook(cfg), *([AugmentationHook(cfg)] if cfg.MODEL.FASA.ENABLED else [])]
+
+
+class LogHook(HookBase):
+    """Keeps each iteration once in metrics.json, and logs slow iterations.
+
+    Detectron2 has a line of losses every 20 iterations, which may take minutes each. This hook logs
+    one when there was none for half a minute.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """Take the output folder of a configuration."""
+        self._metrics = Path(cfg.OUTPUT_DIR, layout.METRICS)
+        self._last = time.monotonic()
+
+    def before_train(self) -> None:
+        """Drop the metrics of iterations that are to be done again."""
+        if comm.is_main_process() and self._metrics.is_file():
+            drop_metrics(self._metrics, self.trainer.start_iter)
+
+    def after_step(self) -> None:
+        """Log Detectron2's line when it is time."""
+        if (self.trainer.iter + 1) % _PERIOD == 0:  # Detectron2 has logged it
+            self._last = time.monotonic()
+        elif time.monotonic() - self._last >= SILENCE and comm.is_main_process():
+            self._last = time.monotonic()
+            CommonMetricPrinter(self.trainer.max_iter).write()
+
+
+def drop_metrics(path: Path, start: int) -> None:
+    """Cut a metrics.json before its first line of iteration ``start`` or later, or half a line.
+
+    In place: Detectron2's writer has the file open to append to.
+    """
+    with open(path, "r+b") as f:
+        kept = 0
+        for line in f:
+            try:
+                if not line.endswith(b"\n") or json.loads(line)["iteration"] >= start:
+                    break
+            except (ValueError, KeyError, TypeError):  # half a line that more were appended to
+                break
+            kept += len(line)
+        f.truncate(kept)
 
 
 class AugmentationHook(HookBase):
@@ -100,7 +154,7 @@ def held_out_loader(cfg: CfgNode, images: Images) -> Any:
     arguments |= {"is_train": True, "use_instance_mask": False, "use_keypoint": False}
     return build_detection_test_loader(
         images,
-        mapper=DatasetMapper(**arguments),
+        mapper=CheckedMapper(DatasetMapper(**arguments)),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
     )
 
@@ -108,6 +162,7 @@ def held_out_loader(cfg: CfgNode, images: Images) -> Any:
 @torch.no_grad()
 def follow_held_out_loss(model: GeneralizedRCNN, loader: Any, cfg: CfgNode) -> None:
     """Measure the held-out loss of each stage's classifier and adapt its chances."""
+    share_buffers(model)
     stages = _stages(model.roi_heads)
     losses = [HeldOutLoss(predictor.num_classes, model.device) for _, predictor in stages]
     with inference_context(model):

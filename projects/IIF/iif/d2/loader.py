@@ -1,4 +1,4 @@
-"""The training data, without the images that are held out of it."""
+"""The training data, without the images that are held out of it, and the test data."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import math
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_train_loader, get_detection_dataset_dicts
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 
+from iif.d2.stream import CheckedMapper, TrainingLoader
 from iif.data.split import held_out_images
 
 Images = list[dict[str, Any]]
 
 
-def train_loader(cfg: CfgNode) -> Any:
-    """Return Detectron2's loader of DATASETS.TRAIN without the images of DATASETS.HELD_OUT."""
-    if not cfg.DATASETS.HELD_OUT:
-        return build_detection_train_loader(cfg)
-    return build_detection_train_loader(cfg, dataset=split_training_images(cfg)[0])
+def train_loader(cfg: CfgNode) -> TrainingLoader:
+    """Return the loader of DATASETS.TRAIN without the images of DATASETS.HELD_OUT."""
+    return TrainingLoader(cfg, split_training_images(cfg)[0] if cfg.DATASETS.HELD_OUT else None)
+
+
+def evaluation_loader(cfg: CfgNode, name: str) -> Any:
+    """Return Detectron2's loader of a test set; an image that cannot be used is an InputError."""
+    mapper = CheckedMapper(DatasetMapper(cfg, is_train=False))
+    return build_detection_test_loader(cfg, name, mapper=mapper)
 
 
 def split_training_images(cfg: CfgNode, *, log: bool = True) -> tuple[Images, Images]:
