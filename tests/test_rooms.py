@@ -21,7 +21,7 @@ FLOORS = (
     ("augmentation",),
     ("report",),
     ("tuning",),
-    ("d2", "tv"),
+    ("d2", "tv", "classification"),
     ("demo",),
     ("commands",),
     ("arguments",),
