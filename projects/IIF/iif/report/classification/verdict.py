@@ -70,7 +70,9 @@ def _directions(
         parts = [_change(row, run, decimals) for row in defined]
         return f"{subject} by group, without intervals: {', '.join(parts)}."
     plural = subject.endswith("s")
-    rises, falls, open_ = [], [], []
+    rises: list[str] = []
+    falls: list[str] = []
+    open_: list[str] = []
     for row in defined:
         interval = row.difference_intervals[run - 1]
         if interval is None or not is_difference(interval):
