@@ -69,7 +69,7 @@ def write_run(
         make_predictions(statistics, per_class=per_class, bias=bias, seed=seed),
         statistics,
         dataset_name="simulated",
-        method={"name": "logit_adjustment", "options": {"tau": 1.0}, "acts_in_training": False},
+        method={"name": "logit_adjustment", "options": {"tau": bias}, "acts_in_training": False},
         config={"seed": seed, "train": {"epochs": 3, "rate": 0.1}},
     )
     return folder

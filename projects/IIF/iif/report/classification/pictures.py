@@ -21,10 +21,10 @@ SIDE = 160
 MAX_BYTES = 12 * 1024
 
 CHANGES = {
-    "fixed": "right only after the baseline",
-    "broken": "right only in the baseline",
-    "kept": "wrong in every run",
-    "": "wrong",
+    "fixed": "corrected: only the baseline errs",
+    "broken": "lost: the baseline is right",
+    "kept": "kept: every run errs",
+    "": "",
 }
 
 

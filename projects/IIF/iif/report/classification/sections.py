@@ -37,13 +37,13 @@ def false_positive_tables(comparison: ClassificationComparison) -> list[dict[str
             "title": title,
             **_measure_table(
                 [comparison.metric(metric) for metric in metrics],
-                [(group_of(metric).capitalize(), note) for metric in metrics],
+                [(group_of(metric).capitalize(), "") for metric in metrics],
                 decimals=decimals,
             ),
         }
-        for title, metrics, note, decimals in (
-            ("Count", FALSE_POSITIVES, "images wrongly predicted as such a class", 0),
-            ("Per 1,000 test images of other classes", PER_1000, "mean over the classes", 2),
+        for title, metrics, decimals in (
+            ("Images wrongly predicted as a class of the group", FALSE_POSITIVES, 0),
+            ("Per 1,000 test images of other classes, mean over the classes", PER_1000, 2),
         )
     ]
 
