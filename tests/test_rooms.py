@@ -23,6 +23,7 @@ FLOORS = (
     ("tuning",),
     ("d2", "tv", "classification"),
     ("demo",),
+    ("classification_commands",),
     ("commands",),
     ("arguments",),
     ("cli",),
