@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers_classification import make_predictions, make_statistics, write_pair, write_run
+from helpers_predictions import make_predictions, make_statistics, write_pair, write_run
 from iif import ClassStatistics, InputError
 from iif.classification import Predictions, evaluate_predictions
 from iif.evaluation.bootstrap import percentile_interval

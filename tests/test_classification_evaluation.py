@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers_classification import make_predictions, make_statistics
+from helpers_predictions import make_predictions, make_statistics
 from iif import ClassStatistics, InputError
 from iif.classification import Predictions, evaluate_predictions, write_evaluation
 from iif.evaluation.classification.measures import frequency_groups, reliability

@@ -23,7 +23,6 @@ FLOORS = (
     ("tuning",),
     ("d2", "tv", "classification"),
     ("demo",),
-    ("classification_commands",),
     ("commands",),
     ("arguments",),
     ("cli",),

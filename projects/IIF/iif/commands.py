@@ -114,10 +114,10 @@ def compare(args: Namespace) -> None:
     Shows metrics, differences with intervals from a paired bootstrap over images, and the
     categories that gained and lost most. Runs of detection or of image classification.
     """
-    from iif import classification_commands
+    from iif.classification import reports
 
-    if classification_commands.takes([args.baseline, *args.runs]):
-        classification_commands.compare(args)
+    if reports.takes([args.baseline, *args.runs]):
+        reports.compare(args)
         return
     from iif.evaluation.compare import compare
     from iif.report import pipelines
@@ -198,14 +198,14 @@ def report(args: Namespace) -> None:
     category, crops. A run is given by its eval_summary.json, or an output folder that has one. Runs
     of image classification need no --gt: accuracy, false positives, calibration, every class.
     """
-    from iif import classification_commands
+    from iif.classification import reports
 
     runs = [args.baseline, *args.runs] if args.baseline else args.runs
-    if classification_commands.takes(runs):
-        classification_commands.report(args, runs)
+    if reports.takes(runs):
+        reports.report(args, runs)
         return
     if args.gt is None:
-        raise InputError("--gt is missing: the test annotations of the runs")
+        raise InputError("give the annotation file that the runs were evaluated on")
     from iif.evaluation.compare import compare
     from iif.evaluation.operating_points import check_recall
     from iif.report import pipelines

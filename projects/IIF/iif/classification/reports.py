@@ -1,4 +1,4 @@
-"""What sub-commands of ``iif`` do for runs of image classification; see `iif.commands`."""
+"""What ``iif compare`` and ``iif report`` do for runs of image classification."""
 
 from __future__ import annotations
 
@@ -45,9 +45,14 @@ def report(args: Namespace, runs: Sequence[str]) -> None:
     from iif.report.classification.page import write_classification_report
     from iif.report.classification.pictures import MAX_EXAMPLES, make_examples
 
-    for flag, value in (("--gt", args.gt), ("--train-json", args.train_json)):
-        if value is not None:
-            raise InputError(f"{flag} is for runs of detection; these are of image classification")
+    for given, what in (
+        (args.gt, "the annotation file that the runs were evaluated on"),
+        (args.train_json, "the training annotations"),
+    ):
+        if given is not None:
+            raise InputError(
+                f"{given}: runs of image classification are reported without {what}; leave it out"
+            )
     comparison = compare_classifications(
         runs, names=args.names, bootstrap=args.bootstrap, seed=args.seed
     )
