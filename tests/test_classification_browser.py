@@ -192,7 +192,8 @@ def test_text_has_contrast(page: Any, scheme: str) -> None:
     assert [(s, r) for s, r in ratios if r < 4.5] == []
 
 
-def test_prints_without_controls(page: Any) -> None:
+def test_prints_without_controls_on_landscape_a4(page: Any) -> None:
+    resize(page, 1032, 700)  # 297 mm less the margins, at 96 pixels an inch
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
         shown = [
@@ -202,7 +203,11 @@ def test_prints_without_controls(page: Any) -> None:
             "return [...document.querySelectorAll('.tall')].map((e) =>"
             " e.scrollHeight - e.clientHeight)"
         )
+        wide = page.execute_script(
+            "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
     finally:
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert shown == []
     assert max(clipped) <= 2
+    assert wide <= 0
