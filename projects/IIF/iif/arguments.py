@@ -115,3 +115,17 @@ def check_train(args: argparse.Namespace) -> None:
         raise InputError("--run is the model that --eval-only evaluates")
     if not args.eval_only and args.json is None:
         raise InputError("--json is missing: the annotations to train on")
+
+
+def check_report(args: argparse.Namespace) -> None:
+    """Refuse runs of detection without test annotations, and of classification with them."""
+    from iif.classification.reports import runs_of
+    from iif.evaluation.classification.compare import are_classifications
+
+    if not are_classifications(runs_of(args)):
+        if args.gt is None:
+            raise InputError("--gt is missing: the test annotations of the runs")
+        return
+    for flag, value in (("--gt", args.gt), ("--train-json", args.train_json)):
+        if value is not None:
+            raise InputError(f"{flag} is for runs of detection; these are of image classification")

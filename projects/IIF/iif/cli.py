@@ -30,6 +30,7 @@ from iif.arguments import (
     Argument,
     arg,
     check_plain_model,
+    check_report,
     check_train,
     check_tune,
     count,
@@ -258,6 +259,7 @@ _command(
     BOOTSTRAP,
     SEED,
     TRAIN_JSON,
+    check=check_report,
 )
 _command(
     "train",

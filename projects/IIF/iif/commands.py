@@ -116,8 +116,7 @@ def compare(args: Namespace) -> None:
     """
     from iif.classification import reports
 
-    if reports.takes([args.baseline, *args.runs]):
-        reports.compare(args)
+    if reports.compare(args):
         return
     from iif.evaluation.compare import compare
     from iif.report import pipelines
@@ -200,18 +199,15 @@ def report(args: Namespace) -> None:
     """
     from iif.classification import reports
 
-    runs = [args.baseline, *args.runs] if args.baseline else args.runs
-    if reports.takes(runs):
-        reports.report(args, runs)
+    if reports.report(args):
         return
-    if args.gt is None:
-        raise InputError("give the annotation file that the runs were evaluated on")
     from iif.evaluation.compare import compare
     from iif.evaluation.operating_points import check_recall
     from iif.report import pipelines
     from iif.report.html import write_report
 
     check_recall(args.recall)
+    runs = [args.baseline, *args.runs] if args.baseline else args.runs
     comparison = compare(runs, names=args.names, bootstrap=args.bootstrap, seed=args.seed)
     analysed = pipelines.analyse_compared(
         args.gt, comparison, recall=args.recall, train_json=args.train_json
