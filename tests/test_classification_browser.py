@@ -44,6 +44,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {
         "full": (full, make_examples(full, folder / "images")),
         "single": (compare_classifications(pair[:1], bootstrap=0), None),
+        "three": (compare_classifications([*pair, pair[0]], names=["a", "b", "c"]), None),
         "long names": (compare_classifications(pair, names=["a" * 80, "b_" * 40]), None),
     }
     for name, (comparison, examples) in made.items():
@@ -68,7 +69,7 @@ def column(page: Any, number: int) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["full", "single", "long names"])
+@pytest.mark.parametrize("name", ["full", "single", "three", "long names"])
 def test_no_errors_and_nothing_is_loaded(browser: Any, pages: dict[str, Path], name: str) -> None:
     browser.get_log("browser")
     browser.get(pages[name].as_uri())
@@ -79,7 +80,7 @@ def test_no_errors_and_nothing_is_loaded(browser: Any, pages: dict[str, Path], n
     assert [url for url in loaded if not url.startswith("data:")] == []
 
 
-@pytest.mark.parametrize("name", ["full", "single", "long names"])
+@pytest.mark.parametrize("name", ["full", "single", "three", "long names"])
 @pytest.mark.parametrize("width", [390, 800, 1400])
 def test_page_never_scrolls_sideways(
     browser: Any, pages: dict[str, Path], name: str, width: int

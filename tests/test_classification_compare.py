@@ -70,6 +70,25 @@ def test_contributions_sum_to_the_measures(seed):
         assert total == pytest.approx(np.nan if expected is None else expected, nan_ok=True), metric
 
 
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 10_000))
+def test_weights_are_repetitions(seed):
+    made, statistics = random_predictions(seed)
+    rng = np.random.default_rng(seed)
+    drawn = np.arange(len(made))
+    for label in np.unique(made.labels):
+        rows = np.flatnonzero(made.labels == label)
+        drawn[rows] = rng.choice(rows, len(rows))
+    again = Predictions(
+        made.labels[drawn], made.top[drawn], made.probability[drawn], made.images, made.num_classes
+    )
+    summary = evaluate_predictions(again, statistics)
+    weights = np.bincount(drawn, minlength=len(made))
+    sums = weights @ contributions(made, frequency_groups(statistics.image_count))
+    expected = [value_of(summary, metric) for metric in MEASURES]
+    np.testing.assert_allclose(sums, [np.nan if v is None else v for v in expected], atol=1e-9)
+
+
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10_000))
 def test_weights_keep_the_size_of_each_class(seed):
