@@ -107,16 +107,6 @@ def check_tune(args: argparse.Namespace) -> None:
     check_plain_model(args)
 
 
-def check_train(args: argparse.Namespace) -> None:
-    """Refuse missing training or test annotations."""
-    if args.eval_only and args.val_json is None:
-        raise InputError("--eval-only needs --val-json")
-    if args.run is not None and not args.eval_only:
-        raise InputError("--run is the model that --eval-only evaluates")
-    if not args.eval_only and args.json is None:
-        raise InputError("--json is missing: the annotations to train on")
-
-
 def check_report(args: argparse.Namespace) -> None:
     """Refuse runs of detection without test annotations, and of classification with them."""
     from iif.classification.reports import runs_of
@@ -129,3 +119,13 @@ def check_report(args: argparse.Namespace) -> None:
     for flag, value in (("--gt", args.gt), ("--train-json", args.train_json)):
         if value is not None:
             raise InputError(f"{flag} is for runs of detection; these are of image classification")
+
+
+def check_train(args: argparse.Namespace) -> None:
+    """Refuse missing training or test annotations."""
+    if args.eval_only and args.val_json is None:
+        raise InputError("--eval-only needs --val-json")
+    if args.run is not None and not args.eval_only:
+        raise InputError("--run is the model that --eval-only evaluates")
+    if not args.eval_only and args.json is None:
+        raise InputError("--json is missing: the annotations to train on")
