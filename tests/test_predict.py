@@ -27,7 +27,7 @@ def torchvision_run(tmp_path_factory):
 
 def predict(run, images, output, *more):
     assert main(["predict", str(run), str(images), "--output", str(output), *more]) == 0
-    return json.loads((output / "predictions.json").read_text())
+    return json.loads((output / "detections.json").read_text())
 
 
 def assert_detections_are_the_evaluations(run, gt, root, output):

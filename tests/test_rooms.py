@@ -22,7 +22,7 @@ FLOORS = (
     ("augmentation",),
     ("report",),
     ("tuning",),
-    ("d2", "tv"),
+    ("d2", "tv", "classification"),
     ("demo", "predict"),
     ("commands",),
     ("arguments",),

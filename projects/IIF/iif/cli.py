@@ -32,6 +32,7 @@ from iif.arguments import (
     arg,
     check_outputs,
     check_plain_model,
+    check_report,
     check_train,
     check_tune,
     count,
@@ -288,7 +289,12 @@ _command(
 _command(
     "report",
     commands.report,
-    GT,
+    arg(
+        "--gt",
+        metavar="FILE",
+        reads=itself,
+        help="test annotations; required for runs of detection",
+    ),
     arg(
         "--run",
         required=True,
@@ -306,12 +312,19 @@ _command(
     ),
     output("FILE", FILE, "the page, report.html"),
     NAMES,
-    arg("--images", metavar="DIR", help="image folder; without it no crops"),
-    arg("--crops", type=count, default=200, metavar="N", help="at most N (default %(default)s)"),
+    arg("--images", metavar="DIR", help="image folder; without it no crops, and no examples"),
+    arg(
+        "--crops",
+        type=count,
+        default=200,
+        metavar="N",
+        help="at most N (default %(default)s); of classification at most 24 examples",
+    ),
     RECALL,
     BOOTSTRAP,
     SEED,
     TRAIN_JSON,
+    check=check_report,
 )
 _command(
     "train",
@@ -361,9 +374,14 @@ _command(
 _command(
     "predict",
     commands.predict,
-    arg("run", metavar="RUN", help="output folder of a training, or a checkpoint in it"),
-    arg("images", nargs="+", metavar="IMAGE", help="image files, or folders of them"),
-    arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    arg(
+        "run",
+        metavar="RUN",
+        reads=model_files,
+        help="output folder of a training, or a checkpoint in it",
+    ),
+    arg("images", nargs="+", metavar="IMAGE", reads=itself, help="image files, or folders of them"),
+    output("DIR", (layout.DETECTIONS,), "the folder to write to"),
     arg(
         "--min-score",
         type=float,

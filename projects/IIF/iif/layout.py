@@ -29,13 +29,16 @@ INFERENCE_TTA = "inference_TTA"  # with test-time augmentation; the name is Dete
 RESULTS = "lvis_instances_results.json"
 SUMMARY = "eval_summary.json"
 MATCHES = "eval_matches.npz"
+PREDICTIONS = "predictions.npz"  # of an image classifier
 
 # Of a comparison; its tables are comparison.txt, .md, .json and .csv.
 COMPARISON = "comparison"
 COMPARISON_CATEGORIES = "comparison_categories.csv"
+COMPARISON_CLASSES = "comparison_classes.csv"  # of image classifiers
 COMPARISON_TABLES = (
     *(f"{COMPARISON}.{kind}" for kind in _TABLES),
     COMPARISON_CATEGORIES,
+    COMPARISON_CLASSES,
 )
 
 # Of an analysis of false positives; its tables are false_positives.txt, .md, .json and .csv.
@@ -51,7 +54,7 @@ REPORT = "report.html"
 CONSOLE = "console.txt"  # the output of Detectron2's training
 
 # Of "iif predict".
-PREDICTIONS = "predictions.json"
+DETECTIONS = "detections.json"
 
 # Of "iif tune".
 TUNING_JSON = "tuning.json"

@@ -103,7 +103,7 @@ def predict(
     min_score: float = 0.5,
     pictures: bool = True,
 ) -> Path:
-    """Write what a run detects in images: ``predictions.json``, and a picture of each.
+    """Write what a run detects in images: ``detections.json``, and a picture of each.
 
     Args:
         predictor: the run.
@@ -113,7 +113,7 @@ def predict(
         pictures: draw them.
 
     Returns:
-        the path of ``predictions.json``: the run, its method, its categories, and of each image
+        the path of ``detections.json``: the run, its method, its categories, and of each image
         its size and its detections, with boxes as XYWH in pixels and masks as COCO's compressed
         RLE.
 
@@ -151,7 +151,7 @@ def predict(
                 "detections": detections,
             }
         )
-    path = folder / layout.PREDICTIONS
+    path = folder / layout.DETECTIONS
     write_json(
         path,
         {
