@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from iif.files import atomic_write, os_error_text
+from iif.files import atomic_write, os_error_text, together
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -29,6 +29,32 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         fail()
     assert path.read_text() == "first"
     assert os.listdir(path.parent) == ["file.txt"]
+
+
+def write_both(folder: Path, text: str, fail: bool = False) -> None:
+    with together():
+        for name in ("a.txt", "b.txt"):
+            with atomic_write(folder / name) as f:
+                f.write(text)
+        with together(), atomic_write(folder / "c.txt") as f:
+            f.write(text)
+        if fail:
+            raise RuntimeError
+
+
+def test_files_that_belong_together_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        write_both(tmp_path, "first", fail=True)
+    assert os.listdir(tmp_path) == []
+    write_both(tmp_path, "second")
+    with pytest.raises(RuntimeError):
+        write_both(tmp_path, "third", fail=True)
+    names = ["a.txt", "b.txt", "c.txt"]
+    assert sorted(os.listdir(tmp_path)) == names
+    assert [(tmp_path / name).read_text() for name in names] == ["second"] * 3
+    with atomic_write(tmp_path / "a.txt") as f:
+        f.write("alone")
+    assert (tmp_path / "a.txt").read_text() == "alone"
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import itertools
 import os
 import re
@@ -21,6 +22,7 @@ from iif import layout
 from iif.arguments import Argument, check_outputs, inputs_of
 from iif.cli import _COMMANDS, main
 from iif.errors import InputError
+from iif.evaluation import evaluate
 from iif.files import atomic_write
 from iif.outputs import check_output, protect
 
@@ -248,6 +250,26 @@ def test_what_does_not_fit_is_one_line_and_leaves_nothing_half_written(
     assert str(data / "out") in line
     assert os.listdir(data / "out") == [layout.outcomes("bbox")]
     assert (data / "out" / layout.outcomes("bbox")).read_text() == "of an earlier run"
+
+
+def test_a_disk_that_fills_at_the_last_file_leaves_the_earlier_evaluation(
+    data: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["evaluate", "--gt", data / "gt.json", "--results", data / "results.json"]
+    command += ["--outcomes", "--output", data / "out"]
+    assert main([str(part) for part in command]) == 0
+    before = {path.name: path.read_bytes() for path in (data / "out").iterdir()}
+    assert set(before) == set(layout.EVALUATION_FILES)
+    capsys.readouterr()
+
+    def fill(path: Path, summary: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(evaluate, "write_summary", fill)
+    write(data / "results.json", make_results(make_gt(), seed=1))
+    assert "No space left on device; make room" in refused(command, capsys)
+    assert "No space left on device; make room" in refused(command[:-3] + command[-2:], capsys)
+    assert {path.name: path.read_bytes() for path in (data / "out").iterdir()} == before
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this platform has no /dev/full")

@@ -46,6 +46,9 @@ _NO_TEXT = {
 _HEAD_BYTES = 16
 _BLOCK_BYTES = 8 << 20
 
+# Files that `together` has written and not renamed yet; None outside of it.
+_waiting: list[tuple[Path, Path]] | None = None
+
 # Distributions whose versions can change a result.
 _RELEVANT_DISTRIBUTIONS = (
     "iif",
@@ -124,8 +127,10 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
             yield f
             f.flush()
             os.fsync(f.fileno())
-        os.replace(temporary, target)
-        _sync_folder(target.parent)
+        if _waiting is None:
+            _rename([(temporary, target)])
+        else:
+            _waiting.append((temporary, target))
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -137,6 +142,37 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         if isinstance(fault, OSError) and fault is not error:
             raise fault from None
         raise
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Give the files that `atomic_write` makes in the block their names at its end.
+
+    When the block raises, none of them appears and what was there before is left as it was.
+    """
+    global _waiting
+    if _waiting is not None:  # a part of the block around it
+        yield
+        return
+    waiting = _waiting = []
+    try:
+        yield
+        _rename(waiting)
+    finally:
+        _waiting = None
+        for temporary, _ in waiting:
+            temporary.unlink(missing_ok=True)
+
+
+def _rename(files: list[tuple[Path, Path]]) -> None:
+    for temporary, target in files:
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            error.filename = os.fspath(target)
+            raise
+    for folder in {target.parent for _, target in files}:
+        _sync_folder(folder)
 
 
 def os_error_text(error: OSError) -> str:

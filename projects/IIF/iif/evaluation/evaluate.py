@@ -36,7 +36,7 @@ from iif.evaluation.summary_file import (
     Summary,
     write_summary,
 )
-from iif.files import versions
+from iif.files import together, versions
 from iif.progress import progress
 from iif.statistics import ClassStatistics
 
@@ -63,8 +63,8 @@ def evaluate_files(
 
     The files in ``output_dir`` are ``eval_summary.json``, ``eval_matches.npz`` (for bootstraps and
     curves) and, with ``outcomes``, ``outcomes_bbox.csv`` and ``outcomes_segm.csv``. They are
-    written when everything is computed, each whole or not at all. Outcomes of an earlier
-    evaluation in the same folder are removed.
+    written when everything is computed, all of them or none. Outcomes of an earlier evaluation in
+    the same folder are removed.
 
     Args:
         gt_path: the annotation file, LVIS- or COCO-format.
@@ -181,14 +181,16 @@ def evaluate(
         per_category=_per_category(gt, matches[iou_types[0]], per_category),
     )
     folder = Path(output_dir)
-    for iou_type in IOU_TYPES:
-        path = folder / layout.outcomes(iou_type)
-        if outcomes and iou_type in matches:
-            write_outcomes(path, gt, detections, matches[iou_type])
-        else:
-            path.unlink(missing_ok=True)
-    save_matches(folder / layout.MATCHES, matches)
-    return write_summary(folder / layout.SUMMARY, summary)
+    tables = {iou_type: folder / layout.outcomes(iou_type) for iou_type in IOU_TYPES}
+    wanted = list(matches) if outcomes else []
+    with together():
+        for iou_type in wanted:
+            write_outcomes(tables[iou_type], gt, detections, matches[iou_type])
+        save_matches(folder / layout.MATCHES, matches)
+        content = write_summary(folder / layout.SUMMARY, summary)
+    for iou_type in set(IOU_TYPES) - set(wanted):
+        tables[iou_type].unlink(missing_ok=True)
+    return content
 
 
 def fixed_average_precision(

@@ -20,7 +20,7 @@ from iif.evaluation.fixed_cuts import FixedCut
 from iif.evaluation.metrics import FIXED_METRICS, METRICS
 from iif.evaluation.operating_points import all_runs_reach
 from iif.evaluation.scenes import Scene
-from iif.files import atomic_write
+from iif.files import atomic_write, together
 from iif.report.labels import GROUP_LABELS, IOU_NAMES, OUTCOME_WORDS
 from iif.report.records import (
     comparison_categories_csv,
@@ -316,7 +316,8 @@ def _fixed_cut(cut: FixedCut) -> str:
 
 def _save(contents: Mapping[str, str], folder: str | os.PathLike[str]) -> list[Path]:
     paths = [Path(folder, name) for name in contents]
-    for path, content in zip(paths, contents.values(), strict=True):
-        with atomic_write(path) as f:
-            f.write(content.rstrip("\n") + "\n")
+    with together():
+        for path, content in zip(paths, contents.values(), strict=True):
+            with atomic_write(path) as f:
+                f.write(content.rstrip("\n") + "\n")
     return paths
