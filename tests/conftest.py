@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Generator
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from hypothesis import settings
 # The machines that run the tests are slow and shared: a slow example is not a fault.
 settings.register_profile("iif", deadline=None)
 settings.load_profile("iif")
+# Lines of progress depend on the time that a test takes.
+os.environ["TQDM_DISABLE"] = "1"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

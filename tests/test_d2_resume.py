@@ -33,12 +33,7 @@ from iif.d2.train import run
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "tools" / "kill_and_resume.py"
-SAMPLERS = [
-    "TrainingSampler",
-    "RepeatFactorTrainingSampler",
-    "RandomSubsetTrainingSampler",
-    "WeightedTrainingSampler",
-]
+SAMPLERS = ["TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler"]
 
 
 def _module():

@@ -34,13 +34,8 @@ from iif.methods import BASELINE
 from iif.outputs import check_output
 from iif.statistics import ClassStatistics
 
-_SAMPLERS = (
-    "TrainingSampler",
-    "RepeatFactorTrainingSampler",
-    "RandomSubsetTrainingSampler",
-    "WeightedTrainingSampler",
-    "WeightedCategoryTrainingSampler",
-)
+# Detectron2's weighted ones need a key, TRAIN_REPEAT_FACTOR, that its configuration has not.
+_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
 
 
 def check_input(cfg: CfgNode, args: argparse.Namespace) -> ClassStatistics | None:
@@ -203,11 +198,6 @@ def _check_sampler(cfg: CfgNode) -> None:
     if sampler not in _SAMPLERS:
         raise InputError(
             f"DATALOADER.SAMPLER_TRAIN is {sampler!r}; it must be one of {', '.join(_SAMPLERS)}"
-        )
-    if cfg.DATASETS.HELD_OUT and sampler.startswith("Weighted"):
-        raise InputError(
-            f"DATALOADER.SAMPLER_TRAIN {sampler} counts all images of DATASETS.TRAIN, those of "
-            "DATASETS.HELD_OUT too: set DATASETS.HELD_OUT 0 or take another sampler"
         )
 
 
