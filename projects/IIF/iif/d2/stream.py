@@ -22,6 +22,7 @@ from detectron2.utils import comm
 from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from iif.data.annotation_file import forget_annotation_files
 from iif.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -169,6 +170,7 @@ class TrainingLoader:
 
     def __iter__(self) -> Iterator[list[Any]]:
         """Yield what the mapper returns for the images of each batch."""
+        forget_annotation_files()  # of LVIS a gigabyte here and in each worker process
         if self.start:
             logger.info("Going on in the stream of training images at iteration %d", self.start)
         batches: Iterable[list[Any]] = DataLoader(
