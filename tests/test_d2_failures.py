@@ -51,6 +51,13 @@ def errors(done):
     return [line for line in done.stderr.splitlines() if "error: " in line]
 
 
+def assert_no_traceback(folder):
+    """Assert that Detectron2 has logged none in a run of this process."""
+    log = (folder / layout.LOG).read_text()
+    assert "Starting training" in log
+    assert "Traceback" not in log
+
+
 @pytest.fixture
 def broken(openmoji_dir, tmp_path):
     """Return DATASETS.CUSTOM of a copy of the data set that has broken images, and their folder."""
@@ -80,8 +87,8 @@ def test_an_image_that_cannot_be_read(config_file, broken, tmp_path, capfd, work
     match = re.match(pattern, line)
     assert match
     assert Path(match[1]) in paths
-    assert "truncated" in match[2] or "cannot identify" in match[2] or "SyntaxError" in match[2]
-    assert "Traceback" not in captured.out + captured.err
+    assert "truncated" in match[2].lower() or "cannot identify" in match[2]
+    assert_no_traceback(tmp_path / "out")
     assert not (tmp_path / "out" / "inference").exists()
 
 
@@ -92,7 +99,7 @@ def test_a_test_image_that_cannot_be_read(config_file, broken, tmp_path, capfd):
     assert run(command(config_file, tmp_path / "out", *options)) == 2
     captured = capfd.readouterr()
     assert captured.err.strip().splitlines()[-1].startswith(f"error: {path}: cannot be used (")
-    assert "Traceback" not in captured.out + captured.err
+    assert_no_traceback(tmp_path / "out")
     assert (tmp_path / "out" / "model_final.pth").is_file()
 
 
@@ -118,7 +125,7 @@ def test_a_diverged_loss(config_file, tmp_path, capfd):
     assert line.startswith("error: ")
     assert "nfinite or NaN" in line or "Training has diverged" in line
     assert REMEDY in line
-    assert "Traceback" not in captured.out + captured.err
+    assert_no_traceback(tmp_path / "out")
     assert not (tmp_path / "out" / "model_final.pth").exists()
 
 

@@ -186,6 +186,7 @@ def _work(engine: str, data: Path, output: Path, iterations: int, log: Path) -> 
     with open(log, "ab") as f:
         os.dup2(f.fileno(), 1)
         os.dup2(f.fileno(), 2)
+    multiprocessing.set_start_method("fork", force=True)  # the loaders' default
     os.setpgid(0, 0)
     torch.set_num_threads(1)
     sys.exit(_ENGINES[engine][0](data, output, iterations))
