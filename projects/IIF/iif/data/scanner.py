@@ -194,7 +194,7 @@ class _Scanner:
         return _Part(start + first, start + end, keys, columns, lengths[:rows].copy())
 
     def _fill(self, text: NDArray[np.uint8], start: int) -> None:
-        rest = memoryview(text)
+        rest = text.data
         with self._open() as f:
             f.seek(start)
             while rest and (number := f.readinto(rest)):
@@ -251,7 +251,7 @@ def _number(text: NDArray, p: int, powers: NDArray, out: NDArray, at: int) -> in
     digits = _0
     significant = 0
     whole = 0  # digits before the point
-    exponent = 0
+    exponent: Any = 0
     first = p
     while True:
         c = np.int64(text[p]) - _ZERO
@@ -277,7 +277,8 @@ def _number(text: NDArray, p: int, powers: NDArray, out: NDArray, at: int) -> in
         p += 1
         sign = -1 if text[p] == _MINUS else 1
         p += text[p] == _MINUS or text[p] == 43
-        power, begin = 0, p
+        begin = p
+        power = np.int64(0)
         while 48 <= text[p] <= 57 and p - begin < 4:
             power = 10 * power + np.int64(text[p]) - _ZERO
             p += 1
@@ -340,7 +341,7 @@ def _is(text: NDArray, p: int, word: NDArray) -> bool:
 def _whole(text: NDArray, p: int, out: NDArray, at: int) -> int:
     """Write the whole number below 2^31 at p; return its end, 0 for anything else."""
     first = p
-    value = 0
+    value = np.int64(0)
     while 48 <= text[p] <= 57 and p - first < 11:
         value = 10 * value + np.int64(text[p]) - _ZERO
         p += 1

@@ -170,9 +170,7 @@ def evaluate(
         for iou_type in iou_types:
             overlaps = find_overlaps(gt, detections, iou_type)
             steps.update()
-            matches[iou_type] = match(
-                gt, detections, iou_type, classify_errors=outcomes, overlaps=overlaps
-            )
+            matches[iou_type] = match(gt, detections, iou_type, overlaps=overlaps)
             metrics[iou_type], per_category[iou_type] = compute_metrics(matches[iou_type], gt)
             steps.update()
             if ap_fixed:
@@ -208,7 +206,7 @@ def evaluate(
             write_outcomes(path, gt, detections, matches[iou_type])
         else:
             path.unlink(missing_ok=True)
-    save_matches(folder / layout.MATCHES, matches)
+    save_matches(folder / layout.MATCHES, matches, detections)
     return write_summary(folder / layout.SUMMARY, summary)
 
 
@@ -226,13 +224,13 @@ def fixed_average_precision(
         matches: under the cap per image.
     """
     ap = average_precision(matches)
-    beyond = beyond_caps(detections, overlaps, len(ap), None, FIXED_DETECTIONS)
+    beyond = beyond_caps(detections, overlaps, None, FIXED_DETECTIONS)
     other = (beyond != (matches.outcome == Outcome.CAPPED)) & overlaps.judged
     changed = np.zeros(len(ap), np.bool_)
     changed[detections.category[other]] = True
     if changed.any():
         wanted = changed[detections.category] & overlaps.judged & ~beyond
-        rows, offsets = sorted_rows(detections, overlaps, wanted, len(ap))
+        rows, offsets = sorted_rows(detections, overlaps, wanted)
         unused = matches.outcome.copy(), matches.gt_row.copy()
         flags = match_rows(gt, detections, overlaps, rows, offsets, *unused, num_areas=1)
         precision, _ = mean_precision(flags, offsets, matches.num_gt[:1])

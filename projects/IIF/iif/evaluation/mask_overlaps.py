@@ -19,7 +19,7 @@ def mask_overlaps(
     gt: Annotations,
     detections: Detections,
     wanted: NDArray[np.bool_],
-    by_image: NDArray[np.int64],
+    by_image: NDArray[np.int32],
     image_offsets: NDArray[np.int64],
     gt_rows: NDArray[np.int64],
     gt_offsets: NDArray[np.int64],
@@ -60,7 +60,7 @@ def _decode(counts: NDArray, start: int, end: int, out: NDArray, at: int) -> int
 
     The counts were checked by `iif.data.rle`.
     """
-    before_last = last = position = 0
+    before_last = last = position = np.int64(0)
     number = 0
     while start < end:
         run = np.int64(0)

@@ -25,6 +25,7 @@ from iif.evaluation.overlaps import (
     find_overlaps,
     group_rows,
     has_area,
+    selected,
 )
 from iif.threads import in_threads, ranges
 
@@ -86,7 +87,7 @@ class Matches:
         gt_row: (D,) int32, the ground truth that decided, -1 for none. TP, and IGNORED by ignored
             ground truth: the one that was taken. FP: the one of the highest IoU, of the same
             category for Loc and Dupe, of another for Cls and Both.
-        rows: (V,) int64, the detections that count, sorted by category, then falling score, then
+        rows: (V,) int32, the detections that count, sorted by category, then falling score, then
             image row, then the file's order.
         category_offsets: (K + 1,) int64; category k has ``rows[offsets[k]:offsets[k + 1]]``.
         image: (V,) int32 image rows.
@@ -101,7 +102,7 @@ class Matches:
     outcome: NDArray[np.uint8]
     error_type: NDArray[np.uint8]
     gt_row: NDArray[np.int32]
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int32]
     category_offsets: NDArray[np.int64]
     image: NDArray[np.int32]
     score: NDArray[np.float64]
@@ -140,13 +141,13 @@ def match(
     if overlaps is None:
         overlaps = find_overlaps(gt, detections, iou_type)
     num_classes = len(gt.category_ids)
-    capped = beyond_caps(detections, overlaps, num_classes, max_dets, max_dets_per_category)
+    capped = beyond_caps(detections, overlaps, max_dets, max_dets_per_category)
     outcome = np.full(len(detections), _FP, np.uint8)
     outcome[~overlaps.verified] = _UNVERIFIED
     outcome[~has_area(overlaps.area)] = _DEGENERATE
     outcome[capped] = _CAPPED
     gt_row = np.full(len(detections), -1, np.int32)
-    rows, offsets = sorted_rows(detections, overlaps, outcome == _FP, num_classes)
+    rows, offsets = sorted_rows(detections, overlaps, outcome == _FP)
     flags = match_rows(gt, detections, overlaps, rows, offsets, outcome, gt_row)
     error_type = np.zeros(len(detections), np.uint8)
     if classify_errors:
@@ -182,33 +183,34 @@ def match(
 def beyond_caps(
     detections: Detections,
     overlaps: Overlaps,
-    num_classes: int,
     max_dets: int | None,
     max_dets_per_category: int | None = None,
 ) -> NDArray[np.bool_]:
     """Return (D,) whether a cap of `match` leaves a detection out."""
     beyond = np.zeros(len(detections), np.bool_)
-    for cap, rows, offsets in (
-        (max_dets, overlaps.by_image, overlaps.image_offsets),
-        (max_dets_per_category, None, None),
-    ):
-        if cap is None:
-            continue
-        if rows is None or offsets is None:
-            rows = overlaps.by_image[~beyond[overlaps.by_image]]
-            rows, offsets = group_rows(detections.category, rows, num_classes)
-        for k in np.flatnonzero(np.diff(offsets) > cap):
+
+    def leave_out(rows: NDArray[np.int32], offsets: NDArray[np.int64], cap: int) -> None:
+        def leave_out_of(k: np.int64) -> None:
             group = rows[offsets[k] : offsets[k + 1]]
             beyond[group[_by_falling(detections.score[group])[cap:]]] = True
+
+        in_threads(leave_out_of, np.flatnonzero(np.diff(offsets) > cap))
+
+    if max_dets is not None:
+        leave_out(overlaps.by_image, overlaps.image_offsets, max_dets)
+    if max_dets_per_category is not None:
+        leave_out(
+            *selected(overlaps.by_category, overlaps.category_offsets, ~beyond),
+            max_dets_per_category,
+        )
     return beyond
 
 
 def sorted_rows(
-    detections: Detections, overlaps: Overlaps, wanted: NDArray[np.bool_], num_classes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    detections: Detections, overlaps: Overlaps, wanted: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the wanted rows in the order of `Matches.rows`, and the offsets of the categories."""
-    rows = overlaps.by_image[wanted[overlaps.by_image]]
-    rows, offsets = group_rows(detections.category, rows, num_classes)
+    rows, offsets = selected(overlaps.by_category, overlaps.category_offsets, wanted)
 
     def sort(categories: tuple[int, int]) -> None:
         for k in range(*categories):
@@ -244,7 +246,7 @@ def match_rows(
     gt: Annotations,
     detections: Detections,
     overlaps: Overlaps,
-    rows: NDArray[np.int64],
+    rows: NDArray[np.int32],
     offsets: NDArray[np.int64],
     outcome: NDArray[np.uint8],
     gt_row: NDArray[np.int32],
@@ -314,6 +316,17 @@ def _match(
         for e in range(stop - 1, begin - 1, -1):
             place[gt_image[gt_rows[e]]] = e
             taken[e - begin] = 0
+        # As if nothing overlapped: one row of memory after another.
+        for a in range(len(limits)):
+            low, high = limits[a]
+            for v in range(offsets[k], offsets[k + 1]):
+                d = rows[v]
+                not_counted = exempt[d] or area[d] < low or area[d] > high
+                flags[a, 0, v] = NOT_COUNTED if not_counted else FALSE_POSITIVE
+                if a == 0 and not_counted:
+                    outcome[d] = _IGNORED
+            for t in range(1, len(thresholds)):
+                flags[a, t, offsets[k] : offsets[k + 1]] = flags[a, 0, offsets[k] : offsets[k + 1]]
         for v in range(offsets[k], offsets[k + 1]):
             d = rows[v]
             i = image[d]
@@ -333,8 +346,9 @@ def _match(
                     same_iou[num_same] = value
                     num_same += 1
                 e += 1
+            if num_same == 0:
+                continue
             for a in range(len(limits)):
-                not_counted = exempt[d] or area[d] < limits[a, 0] or area[d] > limits[a, 1]
                 for t in range(len(thresholds)):
                     bit = one << np.uint64(a * len(thresholds) + t)
                     best = -1
@@ -353,18 +367,14 @@ def _match(
                             if same_iou[s] >= iou:
                                 iou = same_iou[s]
                                 best = e
-                    flag = NOT_COUNTED if not_counted else FALSE_POSITIVE
-                    if best >= 0:
-                        taken[best - begin] |= bit
-                        flag = NOT_COUNTED if ignored[a, gt_rows[best]] else TRUE_POSITIVE
-                    flags[a, t, v] = flag
+                    if best < 0:
+                        continue
+                    g = gt_rows[best]
+                    taken[best - begin] |= bit
+                    flags[a, t, v] = NOT_COUNTED if ignored[a, g] else TRUE_POSITIVE
                     if a == 0 and t == 0:
-                        if best >= 0:
-                            gt_row[d] = gt_rows[best]
-                        if flag == TRUE_POSITIVE:
-                            outcome[d] = _TP
-                        elif flag == NOT_COUNTED:
-                            outcome[d] = _IGNORED
+                        gt_row[d] = g
+                        outcome[d] = _IGNORED if ignored[a, g] else _TP
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -164,8 +164,7 @@ def _walk(
             if flags[v] == TRUE_POSITIVE:
                 tp += 1
                 precision[tp - 1] = tp / (fp + tp + np.spacing(1.0))
-            elif flags[v] == FALSE_POSITIVE:
-                fp += 1
+            fp += flags[v] == FALSE_POSITIVE
         highest[k] = tp / num_gt[k]
         threshold = len(recall_thresholds) - 1
         while threshold >= 0 and recall_thresholds[threshold] > highest[k]:

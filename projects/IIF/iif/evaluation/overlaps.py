@@ -6,7 +6,7 @@ Names and shapes are those of `iif.evaluation.matching`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
@@ -29,8 +29,10 @@ class Overlaps:
         area: (D,) float64 in square pixels: width * height of a box, the pixels of a mask.
         verified: (D,) bool, whether the detection's category is verified in its image.
         exempt: (D,) bool, whether the category is not exhaustively annotated in the image.
-        by_image: (D,) int64 detection rows by image, in the file's order within one.
+        by_image: (D,) int32 detection rows by image, in the file's order within one.
         image_offsets: (I + 1,) int64 into ``by_image``.
+        by_category: (D,) int32 detection rows by category, then image, then the file's order.
+        category_offsets: (K + 1,) int64 into ``by_category``.
         gt_rows: (Gv,) int64 rows of the ground truth that has an area, by image.
         gt_offsets: (I + 1,) int64 into ``gt_rows``.
         boxes: (D, 4) float64; (0, 4) for masks.
@@ -43,8 +45,10 @@ class Overlaps:
     area: NDArray[np.float64]
     verified: NDArray[np.bool_]
     exempt: NDArray[np.bool_]
-    by_image: NDArray[np.int64]
+    by_image: NDArray[np.int32]
     image_offsets: NDArray[np.int64]
+    by_category: NDArray[np.int32]
+    category_offsets: NDArray[np.int64]
     gt_rows: NDArray[np.int64]
     gt_offsets: NDArray[np.int64]
     boxes: NDArray[np.float64]
@@ -69,7 +73,9 @@ def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) ->
     """
     num_images, num_classes = len(gt.image_ids), len(gt.category_ids)
     area = _areas(detections, iou_type)
-    by_image, image_offsets = group_rows(detections.image, np.arange(len(detections)), num_images)
+    rows = np.arange(len(detections), dtype=np.int32)
+    by_image, image_offsets = group_rows(detections.image, rows, num_images)
+    by_category, category_offsets = group_rows(detections.category, by_image, num_classes)
     gt_rows, gt_offsets = group_rows(gt.ann_image, np.flatnonzero(has_area(gt.area)), num_images)
     exempt = _in_cells(detections, by_image, image_offsets, gt.not_exhaustive, num_classes)
     if gt.exhaustive:
@@ -89,8 +95,8 @@ def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) ->
         )
         starts = row_offsets(of, len(detections))
     return Overlaps(
-        *(area, verified, exempt, by_image, image_offsets, gt_rows, gt_offsets),
-        *(boxes, starts, entries, iou),
+        *(area, verified, exempt, by_image, image_offsets, by_category, category_offsets),
+        *(gt_rows, gt_offsets, boxes, starts, entries, iou),
     )
 
 
@@ -120,19 +126,33 @@ def row_offsets(keys: NDArray[Any], num_keys: int) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=num_keys))])
 
 
+_Rows = TypeVar("_Rows", bound=NDArray[np.integer[Any]])
+
+
 def group_rows(
-    keys: NDArray[np.int32], rows: NDArray[np.int64], num_keys: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    keys: NDArray[np.int32], rows: _Rows, num_keys: int
+) -> tuple[_Rows, NDArray[np.int64]]:
     """Return ``rows`` stably ordered by ``keys[rows]``, and the (num_keys + 1,) offsets."""
     of = keys[rows]
+    offsets = row_offsets(of, num_keys)
+    if (of[1:] >= of[:-1]).all():
+        return rows, offsets
     # numpy sorts numbers of 16 bits by counting them.
     order = np.argsort(of.astype(np.uint16) if num_keys <= 1 << 16 else of, kind="stable")
-    return rows[order], row_offsets(of, num_keys)
+    return cast(_Rows, rows[order]), offsets
+
+
+def selected(
+    rows: NDArray[np.int32], offsets: NDArray[np.int64], wanted: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the wanted of grouped rows, and their groups' offsets."""
+    keep = wanted[rows]
+    return rows[keep], np.concatenate([[0], np.cumsum(keep)])[offsets]
 
 
 def _in_cells(
     detections: Detections,
-    by_image: NDArray[np.int64],
+    by_image: NDArray[np.int32],
     image_offsets: NDArray[np.int64],
     cells: NDArray[np.int32],
     num_classes: int,
