@@ -5,13 +5,15 @@ Read here: a list of objects with ``image_id``, ``category_id``, ``score``, ``bb
 decimal numbers of at most 19 digits, compressed RLEs. Whatever else a file holds, a fault above
 all, is left to `iif.data.json_rows`, which names it: `scan` returns None.
 
-A block of the file ends in zero bytes, at which every loop over its text stops.
+A block of the file ends in zero bytes, at which every loop over its text stops. ``words`` is the
+same memory as ``text``: the 8 bytes at each place, the first of them the lowest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -38,8 +40,12 @@ _OPEN, _CLOSE, _OPEN_LIST, _CLOSE_LIST = (ord(c) for c in "{}[]")
 _MOST_DEPTH = 16
 
 
-def _key(name: str) -> NDArray[np.uint8]:
-    return np.frombuffer(f'"{name}"'.encode(), np.uint8)
+def _key(name: str) -> tuple[Any, ...]:
+    """Return what `_is` takes: length, last word's place, a mask, the first and the last word."""
+    text = f'"{name}"'.encode()
+    length = min(len(text), 8)
+    words = [np.uint64(int.from_bytes(part, "little")) for part in (text[:8], text[-8:])]
+    return len(text), len(text) - length, np.uint64(256**length - 1), *words
 
 
 _IMAGE_KEY, _CATEGORY_KEY = _key("image_id"), _key("category_id")
@@ -134,6 +140,7 @@ class _Scanner:
     def __init__(self, path: str | os.PathLike[str], masks: bool) -> None:
         self._path = path
         self._masks = masks
+        self._local = threading.local()
         self._stat: os.stat_result | None = None
         with self._open() as f:
             self._size = os.fstat(f.fileno()).st_size
@@ -164,7 +171,7 @@ class _Scanner:
     def read(self, block: int) -> _Part:
         start = self.starts[block]
         length = min(_BLOCK_BYTES + _MOST_ROW_BYTES, self._size - start)
-        text = np.empty(length + _PADDING, np.uint8)
+        text = self._buffer(length + _PADDING)
         text[length:] = 0
         self._fill(text[:length], start)
         last = block == len(self.starts) - 1
@@ -174,8 +181,9 @@ class _Scanner:
         score, bbox = np.empty(most), np.empty(4 * most)
         sizes, lengths = np.empty(2 * most, np.int32), np.empty(most, np.int32)
         counts = np.empty(length if self._masks else 0, np.uint8)
+        words: NDArray[np.uint64] = np.ndarray(length + 8, np.uint64, text, strides=(1,))
         rows, first, end, keys, used = _scan(
-            text, stop, block == 0, self._masks, _POWERS, image_id, category_id,
+            text, words, stop, block == 0, self._masks, _POWERS, image_id, category_id,
             score.view(np.uint64), bbox.view(np.uint64), sizes, counts, lengths,
         )  # fmt: skip
         if rows < 0 or (text[end - 1] == _CLOSE_LIST) != last:
@@ -192,6 +200,13 @@ class _Scanner:
             columns["sizes"] = sizes[: 2 * rows].reshape(-1, 2).copy()
             columns["counts"] = counts[:used].copy()
         return _Part(start + first, start + end, keys, columns, lengths[:rows].copy())
+
+    def _buffer(self, size: int) -> NDArray[np.uint8]:
+        """Return memory that this thread keeps: fresh memory costs as much as reading into it."""
+        if not hasattr(self._local, "text"):
+            self._local.text = np.empty(_BLOCK_BYTES + _MOST_ROW_BYTES + _PADDING, np.uint8)
+        text: NDArray[np.uint8] = self._local.text[:size]
+        return text
 
     def _fill(self, text: NDArray[np.uint8], start: int) -> None:
         rest = text.data
@@ -227,7 +242,12 @@ def _powers_of_ten() -> NDArray[np.uint64]:
 _LEAST_POWER, _GREATEST_POWER = -45, 30
 _POWERS = _powers_of_ten()
 _MOST_DIGITS = 19
-(_0, _1, _3, _9, _10, _32, _52, _53, _63) = (np.uint64(n) for n in (0, 1, 3, 9, 10, 32, 52, 53, 63))
+_0, _1, _3, _8, _9, _10, _16, _32, _52, _53, _63 = (
+    np.uint64(n) for n in (0, 1, 3, 8, 9, 10, 16, 32, 52, 53, 63)
+)
+_ZEROS, _UPPER, _SIXES = (np.uint64(int(byte * 8, 16)) for byte in ("30", "F0", "06"))
+_PAIRS, _BY_PAIRS = np.uint64(0x000000FF000000FF), np.uint64(100 + (1_000_000 << 32))
+_EIGHT_DIGITS, _BY_FOURS = np.uint64(10**8), np.uint64(1 + (10_000 << 32))
 _LOW_BITS, _HALF, _ALL = np.uint64(0x1FF), np.uint64(2**32 - 1), np.uint64(2**64 - 1)
 _MANTISSA = np.uint64(2**52 - 1)
 
@@ -241,7 +261,7 @@ def _multiply_high(a: Any, b: Any) -> Any:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _number(text: NDArray, p: int, powers: NDArray, out: NDArray, at: int) -> int:
+def _number(text: NDArray, words: NDArray, p: int, powers: NDArray, out: NDArray, at: int) -> int:
     """Write the bits of the double nearest to the JSON number at p; return its end, 0 if unusual.
 
     The algorithm is Eisel and Lemire's (arXiv 2101.11408).
@@ -249,22 +269,28 @@ def _number(text: NDArray, p: int, powers: NDArray, out: NDArray, at: int) -> in
     negative = text[p] == _MINUS
     p += negative
     digits = _0
-    significant = 0
     whole = 0  # digits before the point
     exponent: Any = 0
     first = p
     while True:
         c = np.int64(text[p]) - _ZERO
         if 0 <= c <= 9:
+            word = words[p]
+            if _are_digits(word):
+                digits = digits * _EIGHT_DIGITS + _value(word)
+                p += 8
+                continue
             digits = digits * _10 + np.uint64(c)
-            significant += digits != _0
-            if significant > _MOST_DIGITS or p - first > 64:
-                return 0
         elif c == _POINT - _ZERO and whole == 0 and p > first:
             whole = p - first
         else:
             break
         p += 1
+    zeros = first
+    while text[zeros] == _ZERO or text[zeros] == _POINT:
+        zeros += 1
+    if p - zeros > _MOST_DIGITS + (zeros <= first + whole and whole > 0):
+        return 0
     is_whole = whole == 0
     if is_whole:
         whole = p - first
@@ -323,6 +349,20 @@ def _number(text: NDArray, p: int, powers: NDArray, out: NDArray, at: int) -> in
 
 
 @njit(cache=True, nogil=True)
+def _are_digits(word: Any) -> bool:
+    """Return whether 8 bytes of text are digits."""
+    return word & _UPPER == _ZEROS and (word + _SIXES) & _UPPER == _ZEROS
+
+
+@njit(cache=True, nogil=True)
+def _value(word: Any) -> Any:
+    """Return the value of 8 digits, the first of which is the lowest byte."""
+    word = word - _ZEROS
+    word = word * _10 + (word >> _8)
+    return (word & _PAIRS) * _BY_PAIRS + (word >> _16 & _PAIRS) * _BY_FOURS >> _32
+
+
+@njit(cache=True, nogil=True)
 def _behind_space(text: NDArray, p: int) -> int:
     while text[p] == 32 or text[p] == 10 or text[p] == 13 or text[p] == 9:
         p += 1
@@ -330,11 +370,10 @@ def _behind_space(text: NDArray, p: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _is(text: NDArray, p: int, word: NDArray) -> bool:
-    for i in range(len(word)):  # noqa: SIM110 - numba compiles a loop faster than all()
-        if text[p + i] != word[i]:
-            return False
-    return True
+def _is(words: NDArray, p: int, key: tuple[Any, ...]) -> bool:
+    """Return whether a key of 6 to 16 bytes, of `_key`, is at p."""
+    _, last, mask, first_word, last_word = key
+    return words[p] & mask == first_word and words[p + last] & mask == last_word
 
 
 @njit(cache=True, nogil=True)
@@ -377,19 +416,20 @@ def _string(text: NDArray, p: int, copy: bool, out: NDArray, at: int) -> tuple[i
 
 
 @njit(cache=True, nogil=True)
-def _behind_key(text: NDArray, p: int) -> int:
-    """Return where the value behind the key at p begins; 0 if unusual."""
-    p, _ = _string(text, p, False, text, 0)
-    if p:
-        p = _behind_space(text, p)
-        if text[p] != _COLON:
-            return 0
-        p = _behind_space(text, p + 1)
-    return p
+def _behind_colon(text: NDArray, p: int) -> int:
+    p = _behind_space(text, p)
+    return _behind_space(text, p + 1) if text[p] == _COLON else 0
 
 
 @njit(cache=True, nogil=True)
-def _behind_value(text: NDArray, p: int, powers: NDArray, scratch: NDArray) -> int:
+def _behind_key(text: NDArray, p: int) -> int:
+    """Return where the value behind any key at p begins; 0 if unusual."""
+    p, _ = _string(text, p, False, text, 0)
+    return _behind_colon(text, p) if p else 0
+
+
+@njit(cache=True, nogil=True)
+def _behind_value(text: NDArray, words: NDArray, p: int, powers: NDArray, scratch: NDArray) -> int:
     """Pass the JSON value at p; return its end, 0 if unusual."""
     depth, objects = 0, 0  # a bit for each open bracket: whether it is an object's
     while True:
@@ -409,7 +449,7 @@ def _behind_value(text: NDArray, p: int, powers: NDArray, scratch: NDArray) -> i
         elif c == _QUOTE:
             p, _ = _string(text, p, False, text, 0)
         else:
-            p = _number(text, p, powers, scratch, 0)
+            p = _number(text, words, p, powers, scratch, 0)
         if p == 0:
             return 0
         while depth:
@@ -430,7 +470,7 @@ def _behind_value(text: NDArray, p: int, powers: NDArray, scratch: NDArray) -> i
 
 @njit(cache=True, nogil=True)
 def _rle(
-    text: NDArray, p: int, sizes: NDArray, row: int, counts: NDArray, used: int
+    text: NDArray, words: NDArray, p: int, sizes: NDArray, row: int, counts: NDArray, used: int
 ) -> tuple[int, int]:
     """Read the compressed RLE at p; return its end and that of its counts, 0 if unusual."""
     if text[p] != _OPEN:
@@ -438,11 +478,11 @@ def _rle(
     seen = 0
     while True:
         p = _behind_space(text, p + 1)
-        key = 1 if _is(text, p, _SIZE_KEY) else 2
-        if (key == 2 and not _is(text, p, _COUNTS_KEY)) or seen & key:
+        key = 1 if _is(words, p, _SIZE_KEY) else 2
+        if (key == 2 and not _is(words, p, _COUNTS_KEY)) or seen & key:
             return 0, used
         seen |= key
-        p = _behind_key(text, p)
+        p = _behind_colon(text, p + (_SIZE_KEY[0] if key == 1 else _COUNTS_KEY[0]))
         if p and key == 2:
             p, used = _string(text, p, True, counts, used)
         elif p:
@@ -466,11 +506,11 @@ def _rle(
 
 
 @njit(cache=True, nogil=True)
-def _box(text: NDArray, p: int, powers: NDArray, bbox: NDArray, row: int) -> int:
+def _box(text: NDArray, words: NDArray, p: int, powers: NDArray, bbox: NDArray, row: int) -> int:
     for i in range(4):
         if text[p] != (_COMMA if i else _OPEN_LIST):
             return 0
-        p = _number(text, _behind_space(text, p + 1), powers, bbox, 4 * row + i)
+        p = _number(text, words, _behind_space(text, p + 1), powers, bbox, 4 * row + i)
         if p == 0:
             return 0
         p = _behind_space(text, p)
@@ -480,6 +520,7 @@ def _box(text: NDArray, p: int, powers: NDArray, bbox: NDArray, row: int) -> int
 @njit(cache=True, nogil=True)
 def _scan(
     text: NDArray,
+    words: NDArray,
     stop: int,
     at_start: bool,
     masks: bool,
@@ -514,7 +555,7 @@ def _scan(
                 break
             p += 1
     p = first = _behind_space(text, p + 1)
-    keys = used = row = 0
+    keys = used = row = length = 0
     while True:
         if text[p] != _OPEN or row >= len(image_id):
             return -1, 0, 1, 0, 0
@@ -523,20 +564,20 @@ def _scan(
         while True:
             p = _behind_space(text, p + 1)
             key = 0
-            if _is(text, p, _IMAGE_KEY):
-                key = _IMAGE
-            elif _is(text, p, _CATEGORY_KEY):
-                key = _CATEGORY
-            elif _is(text, p, _SCORE_KEY):
-                key = _SCORE
-            elif _is(text, p, _BBOX_KEY):
-                key = _BBOX
-            elif _is(text, p, _MASK_KEY):
-                key = _MASK
+            if _is(words, p, _IMAGE_KEY):
+                key, length = _IMAGE, _IMAGE_KEY[0]
+            elif _is(words, p, _CATEGORY_KEY):
+                key, length = _CATEGORY, _CATEGORY_KEY[0]
+            elif _is(words, p, _SCORE_KEY):
+                key, length = _SCORE, _SCORE_KEY[0]
+            elif _is(words, p, _BBOX_KEY):
+                key, length = _BBOX, _BBOX_KEY[0]
+            elif _is(words, p, _MASK_KEY):
+                key, length = _MASK, _MASK_KEY[0]
             if seen & key:
                 return -1, 0, 1, 0, 0
             seen |= key
-            p = _behind_key(text, p)
+            p = _behind_colon(text, p + length) if key else _behind_key(text, p)
             if p == 0:
                 return -1, 0, 1, 0, 0
             if key == _IMAGE:
@@ -544,13 +585,13 @@ def _scan(
             elif key == _CATEGORY:
                 p = _whole(text, p, category_id, row)
             elif key == _SCORE:
-                p = _number(text, p, powers, score, row)
+                p = _number(text, words, p, powers, score, row)
             elif key == _BBOX:
-                p = _box(text, p, powers, bbox, row)
+                p = _box(text, words, p, powers, bbox, row)
             elif key == _MASK and masks:
-                p, used = _rle(text, p, sizes, row, counts, used)
+                p, used = _rle(text, words, p, sizes, row, counts, used)
             else:
-                p = _behind_value(text, p, powers, scratch)
+                p = _behind_value(text, words, p, powers, scratch)
             if p == 0:
                 return -1, 0, 1, 0, 0
             p = _behind_space(text, p)

@@ -25,7 +25,7 @@ _STORED = (
     *("gt_image", "gt_category", "gt_in_area", "num_gt"),
 )
 # In no order that deflating could use.
-_RANDOM = ("rows", "score")
+_RANDOM = ("rows", "score", "category")
 
 
 def save_matches(
@@ -44,7 +44,9 @@ def save_matches(
         "path": np.array(detections.path),
         "sha256": np.array(detections.sha256),
         "image": detections.image,
-        "category": detections.category,
+        "category": detections.category.astype(
+            np.min_scalar_type(detections.category.max(initial=0))
+        ),
         "score": score if (score == detections.score).all() else detections.score,
     }
     for iou_type, m in matches.items():
@@ -128,7 +130,7 @@ def load_evaluated(
             path=str(arrays["path"]),
             sha256=str(arrays["sha256"]),
             image=arrays["image"],
-            category=arrays["category"],
+            category=arrays["category"].astype(np.int32),
             score=arrays["score"].astype(np.float64),
             bbox=None,
         )

@@ -192,7 +192,7 @@ def beyond_caps(
     def leave_out(rows: NDArray[np.int32], offsets: NDArray[np.int64], cap: int) -> None:
         def leave_out_of(k: np.int64) -> None:
             group = rows[offsets[k] : offsets[k + 1]]
-            beyond[group[_by_falling(detections.score[group])[cap:]]] = True
+            beyond[group[_by_falling(detections.score[group], cap)[cap:]]] = True
 
         in_threads(leave_out_of, np.flatnonzero(np.diff(offsets) > cap))
 
@@ -222,8 +222,11 @@ def sorted_rows(
     return rows, offsets
 
 
-def _by_falling(score: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the order by falling score; equal scores keep theirs."""
+def _by_falling(score: NDArray[np.float64], first: int | None = None) -> NDArray[np.int64]:
+    """Return the order by falling score; equal scores keep theirs.
+
+    With ``first``, those are the ``first`` first, and neither they nor the rest are in order.
+    """
     with np.errstate(over="ignore"):
         single = np.float32(0) - score.astype(np.float32)
     if not (single == -score).all():
@@ -233,7 +236,10 @@ def _by_falling(score: NDArray[np.float64]) -> NDArray[np.int64]:
     bits = single.view(np.int32)
     ascending = (bits ^ (bits >> 31 & 0x7FFFFFFF)).astype(np.int64)
     keys = ascending << 32 | np.arange(len(score))
-    keys.sort()
+    if first is None:
+        keys.sort()
+    else:
+        keys.partition(first)
     return keys & 0xFFFFFFFF
 
 
@@ -316,17 +322,19 @@ def _match(
         for e in range(stop - 1, begin - 1, -1):
             place[gt_image[gt_rows[e]]] = e
             taken[e - begin] = 0
-        # As if nothing overlapped: one row of memory after another.
+        # As if nothing overlapped: one visit to each detection, then row by row of memory.
+        last = len(thresholds) - 1
+        for v in range(offsets[k], offsets[k + 1]):
+            d = rows[v]
+            for a in range(len(limits)):
+                not_counted = exempt[d] or area[d] < limits[a, 0] or area[d] > limits[a, 1]
+                flags[a, last, v] = NOT_COUNTED if not_counted else FALSE_POSITIVE
+            if flags[0, last, v] == NOT_COUNTED:
+                outcome[d] = _IGNORED
         for a in range(len(limits)):
-            low, high = limits[a]
-            for v in range(offsets[k], offsets[k + 1]):
-                d = rows[v]
-                not_counted = exempt[d] or area[d] < low or area[d] > high
-                flags[a, 0, v] = NOT_COUNTED if not_counted else FALSE_POSITIVE
-                if a == 0 and not_counted:
-                    outcome[d] = _IGNORED
-            for t in range(1, len(thresholds)):
-                flags[a, t, offsets[k] : offsets[k + 1]] = flags[a, 0, offsets[k] : offsets[k + 1]]
+            for t in range(last):
+                for v in range(offsets[k], offsets[k + 1]):
+                    flags[a, t, v] = flags[a, last, v]
         for v in range(offsets[k], offsets[k + 1]):
             d = rows[v]
             i = image[d]
