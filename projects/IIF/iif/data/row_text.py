@@ -326,21 +326,10 @@ def _box(text: NDArray, words: NDArray, p: int, powers: NDArray, bbox: NDArray, 
 
 
 @njit(cache=True, nogil=True)
-def scan_text(
-    text: NDArray,
-    words: NDArray,
-    stop: int,
-    at_start: bool,
-    masks: bool,
-    powers: NDArray,
-    image_id: NDArray,
-    category_id: NDArray,
-    score: NDArray,
-    bbox: NDArray,
-    sizes: NDArray,
-    counts: NDArray,
-    lengths: NDArray,
-) -> tuple[int, int, int, int, int]:
+def scan_text(  # type: ignore[no-untyped-def]
+    text, words, stop, at_start, masks, powers, image_id, category_id, score, bbox, sizes,
+    counts, lengths,
+):  # fmt: skip
     """Read the rows that begin behind a bracket or a comma of the block, which is text[:stop].
 
     Returns:

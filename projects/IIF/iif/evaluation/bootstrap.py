@@ -155,21 +155,10 @@ def _count(weights: NDArray, gt_image: NDArray, gt_category: NDArray, num_gt: ND
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _average_precision(
-    weights: NDArray,
-    image: NDArray,
-    category_offsets: NDArray,
-    counted: NDArray,
-    events: NDArray,
-    category_events: NDArray,
-    place: NDArray,
-    is_tp: NDArray,
-    changes: NDArray,
-    offsets: NDArray,
-    num_gt: NDArray,
-    thresholds: NDArray,
-    ap: NDArray,
-) -> None:
+def _average_precision(  # type: ignore[no-untyped-def]
+    weights, image, category_offsets, counted, events, category_events, place, is_tp, changes,
+    offsets, num_gt, thresholds, ap,
+):  # fmt: skip
     """Write AP in percent where there is ground truth; the 101-point rule of the lvis evaluator.
 
     Every step is taken for _LANES replicates side by side, in the processor's vectors.

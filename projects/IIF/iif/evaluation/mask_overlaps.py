@@ -114,26 +114,10 @@ def _shared(a: NDArray, i: int, end: int, b: NDArray, j: int, other_end: int) ->
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _overlaps(
-    first: int,
-    end: int,
-    by_image: NDArray,
-    image_offsets: NDArray,
-    wanted: NDArray,
-    counts: NDArray,
-    ends: NDArray,
-    areas: NDArray,
-    mask: NDArray,
-    gt_rows: NDArray,
-    gt_offsets: NDArray,
-    runs: NDArray,
-    run_ends: NDArray,
-    gt_areas: NDArray,
-    crowd: NDArray,
-    of: NDArray,
-    entries: NDArray,
-    iou: NDArray,
-) -> int:
+def _overlaps(  # type: ignore[no-untyped-def]
+    first, end, by_image, image_offsets, wanted, counts, ends, areas, mask, gt_rows,
+    gt_offsets, runs, run_ends, gt_areas, crowd, of, entries, iou,
+):  # fmt: skip
     found = 0
     for i in range(first, end):
         for e in range(image_offsets[i], image_offsets[i + 1]):

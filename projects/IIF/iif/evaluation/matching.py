@@ -282,35 +282,11 @@ def match_rows(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _match(
-    first: int,
-    end: int,
-    rows: NDArray,
-    offsets: NDArray,
-    image: NDArray,
-    area: NDArray,
-    exempt: NDArray,
-    boxes: NDArray,
-    starts: NDArray,
-    entries: NDArray,
-    ious: NDArray,
-    gt_rows: NDArray,
-    gt_offsets: NDArray,
-    gt_image: NDArray,
-    gt_category: NDArray,
-    gt_boxes: NDArray,
-    crowd: NDArray,
-    ignored: NDArray,
-    limits: NDArray,
-    thresholds: NDArray,
-    place: NDArray,
-    taken: NDArray,
-    same: NDArray,
-    same_iou: NDArray,
-    flags: NDArray,
-    outcome: NDArray,
-    gt_row: NDArray,
-) -> None:
+def _match(  # type: ignore[no-untyped-def]
+    first, end, rows, offsets, image, area, exempt, boxes, starts, entries, ious, gt_rows,
+    gt_offsets, gt_image, gt_category, gt_boxes, crowd, ignored, limits, thresholds, place,
+    taken, same, same_iou, flags, outcome, gt_row,
+):  # fmt: skip
     """Match categories greedily for each area range and threshold; fill flags and outcomes.
 
     ``rows`` are sorted by category and falling score, over all images and thus within each;
@@ -386,27 +362,11 @@ def _match(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _classify(
-    first: int,
-    end: int,
-    by_image: NDArray,
-    image_offsets: NDArray,
-    category: NDArray,
-    boxes: NDArray,
-    starts: NDArray,
-    entries: NDArray,
-    ious: NDArray,
-    gt_rows: NDArray,
-    gt_offsets: NDArray,
-    gt_boxes: NDArray,
-    gt_category: NDArray,
-    crowd: NDArray,
-    foreground: float,
-    background: float,
-    outcome: NDArray,
-    error_type: NDArray,
-    gt_row: NDArray,
-) -> None:
+def _classify(  # type: ignore[no-untyped-def]
+    first, end, by_image, image_offsets, category, boxes, starts, entries, ious, gt_rows,
+    gt_offsets, gt_boxes, gt_category, crowd, foreground, background, outcome, error_type,
+    gt_row,
+):  # fmt: skip
     """Give each false positive its error type and the ground truth that decided it."""
     for i in range(first, end):
         for place in range(image_offsets[i], image_offsets[i + 1]):

@@ -181,15 +181,9 @@ def _walk(
 
 
 @njit(cache=True)
-def _precision_and_recall(
-    flags: NDArray,
-    offsets: NDArray,
-    image: NDArray,
-    score: NDArray,
-    weights: NDArray,
-    num_gt: NDArray,
-    recall_thresholds: NDArray,
-) -> tuple[NDArray, NDArray]:
+def _precision_and_recall(  # type: ignore[no-untyped-def]
+    flags, offsets, image, score, weights, num_gt, recall_thresholds,
+):  # fmt: skip
     num_areas, num_thresholds, _ = flags.shape
     num_classes = len(offsets) - 1
     precision = np.full((num_areas, num_thresholds, num_classes), np.nan)
@@ -214,16 +208,9 @@ def _precision_and_recall(
 
 
 @njit(cache=True)
-def _mean_precision(
-    flags: NDArray,
-    first: int,
-    end: int,
-    image: NDArray,
-    score: NDArray,
-    weights: NDArray,
-    num_gt: int,
-    recall_thresholds: NDArray,
-) -> tuple[float, float]:
+def _mean_precision(  # type: ignore[no-untyped-def]
+    flags, first, end, image, score, weights, num_gt, recall_thresholds,
+):  # fmt: skip
     """Return one category's mean interpolated precision and highest recall.
 
     The curve is walked from its low-scored end, where all true and false positives are counted,

@@ -175,17 +175,9 @@ def _in_cells(
 
 
 @njit(cache=True, nogil=True)
-def _mark(
-    first: int,
-    end: int,
-    category: NDArray,
-    by_image: NDArray,
-    image_offsets: NDArray,
-    listed: NDArray,
-    listed_offsets: NDArray,
-    image_of: NDArray,
-    marked: NDArray,
-) -> None:
+def _mark(  # type: ignore[no-untyped-def]
+    first, end, category, by_image, image_offsets, listed, listed_offsets, image_of, marked,
+):  # fmt: skip
     # One row of the image-by-category table at a time: the whole table would take gigabytes.
     for i in range(first, end):
         for e in range(listed_offsets[i], listed_offsets[i + 1]):
