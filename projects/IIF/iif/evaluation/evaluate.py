@@ -43,7 +43,7 @@ from iif.evaluation.metrics import (
     mean_precision,
 )
 from iif.evaluation.outcomes_file import write_outcomes
-from iif.evaluation.overlaps import Overlaps, find_overlaps
+from iif.evaluation.overlaps import Overlaps, find_overlaps, has_area
 from iif.evaluation.summary_file import (
     SUMMARY_FORMAT,
     TEST_SETTINGS,
@@ -116,6 +116,8 @@ def evaluate_files(
         gt = load_annotations(
             gt_path, exhaustive=exhaustive, masks="segm" in chosen, statistics=statistics
         )
+        if "segm" in chosen:
+            gt.rles(np.flatnonzero(has_area(gt.area)))  # while the results are scanned; kept
         detections = load_results(results_path, gt, iou_type=chosen[-1], scanned=scanned)
     if "bbox" in chosen and detections.bbox is None:
         # Reading the boxes alone refuses the first row that has none, by its number.

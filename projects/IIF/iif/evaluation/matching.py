@@ -267,14 +267,21 @@ def match_rows(
     ignored = _ignored(gt)[:num_areas]
     most = int(np.diff(gt_offsets).max(initial=0))
 
+    of_gt = gt.ann_image[gt_rows], gt.bbox[gt_rows], gt.crowd[gt_rows], ignored[:, gt_rows]
+
     def of(categories: tuple[int, int]) -> None:
-        scratch = np.full(num_images, -1, np.int64), np.empty(most, np.uint64)
+        part = slice(*offsets[list(categories)])
+        chosen = rows[part]
+        # As if nothing overlapped.
+        area, exempt = overlaps.area[chosen], overlaps.exempt[chosen]
+        for a, (low, high) in enumerate(_LIMITS[:num_areas]):
+            flags[a, :, part] = NOT_COUNTED * (exempt | (area < low) | (area > high))
+        outcome[chosen[flags[0, 0, part] == NOT_COUNTED]] = _IGNORED
         _match(
-            *categories, rows, offsets, detections.image, overlaps.area, overlaps.exempt,
-            overlaps.boxes, overlaps.starts, overlaps.gt, overlaps.iou, gt_rows, gt_offsets,
-            gt.ann_image, gt.ann_category, gt.bbox, gt.crowd, ignored, _LIMITS[:num_areas],
-            IOU_THRESHOLDS, *scratch, np.empty(most, np.int64), np.empty(most),
-            flags, outcome, gt_row,
+            *categories, rows, offsets, detections.image, overlaps.boxes, overlaps.starts,
+            overlaps.gt, overlaps.iou, gt_rows, gt_offsets, *of_gt, IOU_THRESHOLDS,
+            np.full(num_images, -1, np.int64), np.empty(most, np.uint64),
+            np.empty(most, np.int64), np.empty(most), flags, outcome, gt_row,
         )  # fmt: skip
 
     in_threads(of, ranges(offsets))
@@ -283,82 +290,71 @@ def match_rows(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _match(  # type: ignore[no-untyped-def]
-    first, end, rows, offsets, image, area, exempt, boxes, starts, entries, ious, gt_rows,
-    gt_offsets, gt_image, gt_category, gt_boxes, crowd, ignored, limits, thresholds, place,
-    taken, same, same_iou, flags, outcome, gt_row,
+    first, end, rows, offsets, image, boxes, starts, entries, ious, gt_rows, gt_offsets,
+    gt_image, gt_boxes, crowd, ignored, thresholds, place, taken, same, same_iou,
+    flags, outcome, gt_row,
 ):  # fmt: skip
     """Match categories greedily for each area range and threshold; fill flags and outcomes.
 
-    ``rows`` are sorted by category and falling score, over all images and thus within each;
-    ``gt_rows`` by category and image. ``place`` says where in them an image's begin.
+    ``rows`` are sorted by category and falling score, over all images and thus within each; ground
+    truth by category and image. ``place`` says where in it an image's begins.
     """
     one = np.uint64(1)
     for k in range(first, end):
         begin, stop = gt_offsets[k], gt_offsets[k + 1]
-        for e in range(stop - 1, begin - 1, -1):
-            place[gt_image[gt_rows[e]]] = e
-            taken[e - begin] = 0
-        # As if nothing overlapped: one visit to each detection, then row by row of memory.
-        last = len(thresholds) - 1
-        for v in range(offsets[k], offsets[k + 1]):
-            d = rows[v]
-            for a in range(len(limits)):
-                not_counted = exempt[d] or area[d] < limits[a, 0] or area[d] > limits[a, 1]
-                flags[a, last, v] = NOT_COUNTED if not_counted else FALSE_POSITIVE
-            if flags[0, last, v] == NOT_COUNTED:
-                outcome[d] = _IGNORED
-        for a in range(len(limits)):
-            for t in range(last):
-                for v in range(offsets[k], offsets[k + 1]):
-                    flags[a, t, v] = flags[a, last, v]
+        for g in range(stop - 1, begin - 1, -1):
+            place[gt_image[g]] = g
+            taken[g - begin] = 0
         for v in range(offsets[k], offsets[k + 1]):
             d = rows[v]
             i = image[d]
             num_same = 0
-            e = place[i]
-            while begin <= e < stop and gt_image[gt_rows[e]] == i:
-                g = gt_rows[e]
+            highest = 0.0
+            g = place[i]
+            while begin <= g < stop and gt_image[g] == i:
                 value = 0.0
                 if len(boxes):
                     value = box_iou(boxes, d, gt_boxes, g, crowd[g])
                 else:
                     for pair in range(starts[d], starts[d + 1]):
-                        if entries[pair] == g:
+                        if entries[pair] == gt_rows[g]:
                             value = ious[pair]
                 if value >= thresholds[0]:
-                    same[num_same] = e
+                    same[num_same] = g
                     same_iou[num_same] = value
+                    highest = max(highest, value)
                     num_same += 1
-                e += 1
+                g += 1
             if num_same == 0:
                 continue
-            for a in range(len(limits)):
+            for a in range(len(ignored)):
                 for t in range(len(thresholds)):
+                    least = min(thresholds[t], 1 - 1e-10)
+                    if highest < least:
+                        break
                     bit = one << np.uint64(a * len(thresholds) + t)
                     best = -1
                     # Ignored ground truth only where no other fits.
                     for ignorable in (False, True):
-                        iou = min(thresholds[t], 1 - 1e-10)
+                        iou = least
                         if best >= 0:
                             break
                         for s in range(num_same):
-                            e = same[s]
-                            g = gt_rows[e]
-                            is_taken = taken[e - begin] & bit != 0
+                            g = same[s]
+                            is_taken = taken[g - begin] & bit != 0
                             if ignored[a, g] != ignorable or (is_taken and not crowd[g]):
                                 continue
                             # Of equal IoUs the last, as in the official evaluator.
                             if same_iou[s] >= iou:
                                 iou = same_iou[s]
-                                best = e
+                                best = g
                     if best < 0:
                         continue
-                    g = gt_rows[best]
                     taken[best - begin] |= bit
-                    flags[a, t, v] = NOT_COUNTED if ignored[a, g] else TRUE_POSITIVE
+                    flags[a, t, v] = NOT_COUNTED if ignored[a, best] else TRUE_POSITIVE
                     if a == 0 and t == 0:
-                        gt_row[d] = g
-                        outcome[d] = _IGNORED if ignored[a, g] else _TP
+                        gt_row[d] = gt_rows[best]
+                        outcome[d] = _IGNORED if ignored[a, best] else _TP
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

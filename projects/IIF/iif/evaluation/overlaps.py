@@ -147,7 +147,7 @@ def selected(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return the wanted of grouped rows, and their groups' offsets."""
     keep = wanted[rows]
-    return rows[keep], np.concatenate([[0], np.cumsum(keep)])[offsets]
+    return rows[keep], np.concatenate([[0], np.cumsum(keep, dtype=np.int32)])[offsets]
 
 
 def _in_cells(
