@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
 from iif.data.annotations import Annotations, load_annotations
@@ -19,6 +21,7 @@ from iif.evaluation.matching import (
     ErrorType,
     Matches,
     Outcome,
+    _by_falling,
     match,
 )
 from iif.evaluation.overlaps import find_overlaps
@@ -396,3 +399,38 @@ def test_masks_must_have_been_loaded(tmp_path: Path) -> None:
     masks = load_results(tmp_path / "results.json", annotations, iou_type="segm")
     with pytest.raises(ValueError, match="masks=True"):
         match(annotations, masks, "segm")
+
+
+def test_mask_overlaps_are_those_of_pycocotools(tmp_path: Path) -> None:
+    pairs = 0
+    for seed in range(12):
+        gt, results = random_case(seed, masks=True)
+        _, annotations = run(tmp_path, gt, results, "segm")
+        detections = load_results(tmp_path / "results.json", annotations, iou_type="segm")
+        overlaps = find_overlaps(annotations, detections, "segm")
+        for d in range(len(detections)):
+            part = slice(overlaps.starts[d], overlaps.starts[d + 1])
+            here = (annotations.ann_image == detections.image[d]) & (annotations.area > 0)
+            truth = np.flatnonzero(here if overlaps.judged[d] else here & False)
+            expected = {}
+            if len(truth):
+                of = [annotations.rle(int(g)) for g in truth]
+                iou = mask_utils.iou([detections.rle[d]], of, [0] * len(of))[0]
+                expected = {int(g): value for g, value in zip(truth, iou, strict=True) if value > 0}
+            found = zip(overlaps.gt[part].tolist(), overlaps.iou[part].tolist(), strict=True)
+            assert dict(found) == expected
+            pairs += len(expected)
+    assert pairs > 100
+
+
+@given(
+    st.lists(st.one_of(st.floats(-2, 2), st.floats(-2, 2, width=32), st.sampled_from([0.0, -0.0]))),
+    st.booleans(),
+    st.integers(0, 5),
+)
+def test_the_order_by_score_is_stable(values: list[float], single: bool, first: int) -> None:
+    score = np.array(values, np.float32 if single else np.float64).astype(np.float64)
+    expected = np.argsort(-score, kind="stable")
+    assert _by_falling(score).tolist() == expected.tolist()
+    if first < len(score):
+        assert set(_by_falling(score, first)[:first]) == set(expected[:first])

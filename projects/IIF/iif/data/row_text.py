@@ -83,14 +83,12 @@ def _number(text: NDArray, words: NDArray, p: int, powers: NDArray, out: NDArray
     while True:
         c = np.int64(text[p]) - _ZERO
         if 0 <= c <= 9:
-            word = words[p]
-            if _are_digits(word):
-                digits = digits * _EIGHT_DIGITS + _value(word)
-                p += 8
-                continue
             digits = digits * _10 + np.uint64(c)
         elif c == _POINT - _ZERO and whole == 0 and p > first:
             whole = p - first
+            while _are_digits(words[p + 1]):
+                digits = digits * _EIGHT_DIGITS + _value(words[p + 1])
+                p += 8
         else:
             break
         p += 1
