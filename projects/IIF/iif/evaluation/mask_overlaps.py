@@ -124,9 +124,14 @@ def _overlaps(  # type: ignore[no-untyped-def]
             d = by_image[e]
             if not wanted[d] or gt_offsets[i] == gt_offsets[i + 1]:
                 continue
+            # At least one run of 1: the mask has an area.
             used = _decode(counts, ends[d - 1] if d else 0, ends[d], mask, 0)
             for g in range(gt_offsets[i], gt_offsets[i + 1]):
                 begin = run_ends[g - 1] if g else 0
+                if begin == run_ends[g] or runs[run_ends[g] - 1] <= mask[0]:
+                    continue
+                if mask[used - 1] <= runs[begin]:  # as with most pairs: no column in common
+                    continue
                 shared = _shared(mask, 0, used, runs, begin, run_ends[g])
                 if shared > 0:
                     union = areas[d] if crowd[g] else areas[d] + gt_areas[g] - shared
