@@ -41,6 +41,7 @@ IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
 # A smaller file is read row by row before the scanner is compiled or loaded.
 _SCANNED_BYTES = 32 << 20
 _MOST_TABLE = 1 << 24
+_FIRST_BYTES = 1 << 20
 
 _RESULTS = "a JSON list of detections (LVIS's submission format)"
 _ROW = (
@@ -194,7 +195,7 @@ def available_iou_types(path: str | os.PathLike[str]) -> tuple[IouType, ...]:
     Raises:
         InputError: as :func:`load_results`, for the file's first block.
     """
-    for _, rows in _json_list(os.fspath(path)).blocks(_Keys):
+    for _, rows in _json_list(os.fspath(path), _FIRST_BYTES).blocks(_Keys):
         if rows:
             keys = {"bbox": rows[0].bbox, "segm": rows[0].segmentation}
             return tuple(t for t in IOU_TYPES if keys[t] is not None)
@@ -231,9 +232,13 @@ def _with_text_counts(result: dict[str, Any]) -> dict[str, Any]:
     return result | {"segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}}
 
 
-def _json_list(source: str) -> JsonList:
+def _json_list(source: str, block_bytes: int | None = None) -> JsonList:
     return JsonList(
-        source, what=_RESULTS, row=_ROW, if_empty="a model without any detection gives []"
+        source,
+        what=_RESULTS,
+        row=_ROW,
+        if_empty="a model without any detection gives []",
+        block_bytes=block_bytes,
     )
 
 
