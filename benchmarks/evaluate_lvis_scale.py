@@ -1,11 +1,14 @@
-"""Time and peak memory of the evaluation at LVIS's scale, beside the official evaluator's.
+"""Time and peak memory of the evaluation at LVIS's scale, beside other evaluators'.
 
-    python benchmarks/evaluate_lvis_scale.py --data DIR [--only small|large] [--seed 0]
+    python benchmarks/evaluate_lvis_scale.py --data DIR [--only small|large] [--repeat 3] [--seed 0]
 
-``small``: 2,000 images, 1,203 categories, 600,000 detections with masks; iif against lvis 0.5.3,
-boxes and masks, from files to AP. ``large``: as many images as LVIS v1 val (19,809) with 300 boxes
-each; the whole ``iif evaluate`` command, without and with ``--outcomes``. Every measurement is a
-process of its own. The data are made on the first run and kept in DIR (about 1.5 GB).
+``small``: 2,000 images, 1,203 categories, 600,000 detections with masks, as boxes and as masks.
+``large``: as many images as LVIS v1 val (19,809) with 300 boxes each. ``iif evaluate`` (AP-fixed
+and all files) against hotcoco (LVIS mode, metrics alone) and, for ``small``, lvis 0.5.3. Then
+``iif compare`` and ``iif report`` of two evaluated runs; the first evaluation of 20 images after
+an installation. Every measurement is a process of its own, from its start to its end; those of one
+row take turns ``--repeat`` times, and the median of the ratios counts. An evaluator that is not
+installed is left out. The data are made on the first run and kept in DIR (about 1.5 GB).
 """
 
 from __future__ import annotations
@@ -13,22 +16,27 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 HEIGHT, WIDTH = 480, 640
 NUM_CATEGORIES = 1203
-SIZES = {"small": 2_000, "large": 19_809}
+SIZES = {"tiny": 20, "small": 2_000, "large": 19_809}
 DETECTIONS_PER_IMAGE = 300
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--only", choices=sorted(SIZES))
+    parser.add_argument("--only", choices=["small", "large"])
+    parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -36,14 +44,18 @@ def main() -> None:
         task, *values = args.worker
         WORKERS[task](args.data, args.seed, *values)
         return
-    for size in [args.only] if args.only else sorted(SIZES, reverse=True):
+    for size in ["tiny", *([args.only] if args.only else ["small", "large"])]:
         if not (args.data / size / "results.json").exists():
             print(f"making the {size} data ...", flush=True)
             measured([*worker(args, "generate"), size])
     if args.only != "large":
-        report_small(args)
+        report_row(args, "small", "bbox", 0.9, 1.0)
+        report_row(args, "small", "segm", 1.0, 1.0)
+        report_lvis(args)
     if args.only != "small":
-        report_large(args)
+        report_row(args, "large", "bbox", 0.6, 0.6)
+        report_later_steps(args)
+    report_first(args)
 
 
 def worker(args: argparse.Namespace, task: str) -> list[str]:
@@ -64,10 +76,12 @@ class Cost(NamedTuple):
         return f"{self.seconds:.1f} s ({self.processor:.1f} s of processor), {self.memory:.2f} GB"
 
 
-def measured(command: list[str]) -> tuple[Cost, str]:
+def measured(command: list[str], environment: dict[str, str] | None = None) -> tuple[Cost, str]:
     """Run a command; return what it cost and what it printed."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | (environment or {})
+    )
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
@@ -81,59 +95,93 @@ def measured(command: list[str]) -> tuple[Cost, str]:
     return cost, output
 
 
-def report_small(args: argparse.Namespace) -> None:
-    for iou_type, mark in (("bbox", 10), ("segm", 5)):
-        measured([*worker(args, "iif"), iou_type])  # fills numba's cache and the file cache
-        ours, metrics = evaluated(args, "iif", iou_type)
-        official, official_metrics = evaluated(args, "lvis", iou_type)
-        difference = max(abs(metrics[k] - v) for k, v in official_metrics.items())
+def evaluate_command(args: argparse.Namespace, size: str, iou_type: str) -> list[str]:
+    folder = args.data / size
+    return [
+        *(sys.executable, "-m", "iif.cli", "evaluate", "--iou-type", iou_type),
+        *("--gt", str(folder / "gt.json"), "--results", str(folder / "results.json")),
+        *("--output", str(folder / f"evaluation_{iou_type}")),
+    ]
+
+
+def report_row(
+    args: argparse.Namespace, size: str, iou_type: str, mark: float, memory_mark: float
+) -> None:
+    command = evaluate_command(args, size, iou_type)
+    measured(command)  # fills numba's cache and the file cache
+    if find_spec("hotcoco") is None:
+        print(f"{size} {iou_type}: iif {measured(command)[0]}; hotcoco is not installed")
+        return
+    pairs = []
+    for _ in range(args.repeat):
+        ours, _ = measured(command)
+        theirs, _ = measured([*worker(args, "hotcoco"), size, iou_type])
+        pairs.append((ours, theirs))
+        print(f"  {size} {iou_type}: iif {ours}; hotcoco {theirs}", flush=True)
+    time_, processor, memory = (
+        statistics.median(ours[i] / theirs[i] for ours, theirs in pairs) for i in range(3)
+    )
+    print(
+        f"{size} {iou_type}: iif / hotcoco {time_:.2f} of the time (mark: {mark}), "
+        f"{processor:.2f} of the processor time, {memory:.2f} of the memory (mark: {memory_mark})",
+        flush=True,
+    )
+
+
+def report_lvis(args: argparse.Namespace) -> None:
+    if find_spec("lvis") is None:
+        print("lvis is not installed")
+        return
+    for iou_type in ("bbox", "segm"):
+        ours, _ = measured(evaluate_command(args, "small", iou_type))
+        official, printed = measured([*worker(args, "lvis"), iou_type])
+        summary = json.loads(
+            (args.data / "small" / f"evaluation_{iou_type}" / "eval_summary.json").read_text()
+        )
+        found = summary["metrics"][iou_type]
+        difference = max(abs(found[k] - v) for k, v in json.loads(printed).items())
         print(
             f"small {iou_type}: iif {ours}; lvis {official}; "
-            f"{official.seconds / ours.seconds:.1f} times as fast (mark: {mark}), "
-            f"by processor time {official.processor / ours.processor:.1f}; "
-            f"{ours.memory / official.memory:.3f} of the memory (mark: 0.25); "
-            f"AP {metrics['AP']:.3f}, largest difference of a metric {difference:.1e}",
+            f"{official.seconds / ours.seconds:.1f} times as fast; "
+            f"{ours.memory / official.memory:.3f} of the memory; "
+            f"AP {found['AP']:.3f}, largest difference of a metric {difference:.1e}",
             flush=True,
         )
 
 
-def evaluated(
-    args: argparse.Namespace, evaluator: str, iou_type: str
-) -> tuple[Cost, dict[str, float]]:
-    """Return the cost from files to metrics, without the imports, and the metrics."""
-    whole, printed = measured([*worker(args, evaluator), iou_type])
-    seconds, processor, metrics = json.loads(printed)
-    return Cost(seconds, processor, whole.memory), metrics
-
-
-def report_large(args: argparse.Namespace) -> None:
+def report_later_steps(args: argparse.Namespace) -> None:
     folder = args.data / "large"
-    command = [
-        *(sys.executable, "-m", "iif.cli", "evaluate", "--iou-type", "bbox"),
-        *("--gt", str(folder / "gt.json"), "--results", str(folder / "results.json")),
-        *("--output", str(folder / "evaluation")),
-    ]
-    measured(command)  # fills numba's cache and the file cache
-    plain, _ = measured(command)
-    with_outcomes, _ = measured([*command, "--outcomes"])
-    gigabytes = (folder / "results.json").stat().st_size / 1e9
-    print(
-        f"large bbox ({gigabytes:.2f} GB of JSON): iif evaluate {plain} (marks: 60 s, 2 GB); "
-        f"with --outcomes {with_outcomes} (mark: 10 s more)"
-    )
+    runs = [folder / "evaluation_bbox", folder / "again"]
+    shutil.copytree(*runs, dirs_exist_ok=True)
+    iif = [sys.executable, "-m", "iif.cli"]
+    both = ["--baseline", str(runs[0]), "--run", str(runs[1])]
+    page = ["--gt", str(folder / "gt.json"), "--output", str(folder / "report.html")]
+    for name, mark, command in (
+        ("iif compare, 1,000 replicates", "12 s", ["compare", *map(str, runs)]),
+        ("iif report, no replicates", "-", ["report", *both, *page, "--bootstrap", "0"]),
+    ):
+        measured([*iif, *command])
+        costs = [measured([*iif, *command])[0] for _ in range(args.repeat)]
+        print(f"{name}: {sorted(costs)[len(costs) // 2]} (mark: {mark})", flush=True)
 
 
-def evaluate_with_iif(data: Path, seed: int, iou_type: Any) -> None:
-    from iif.data.annotations import load_annotations
-    from iif.data.results import load_results
-    from iif.evaluation.matching import match
-    from iif.evaluation.metrics import compute_metrics
+def report_first(args: argparse.Namespace) -> None:
+    for iou_type in ("bbox", "segm"):
+        command = evaluate_command(args, "tiny", iou_type)
+        costs = []
+        for _ in range(args.repeat):
+            with tempfile.TemporaryDirectory() as empty:
+                costs.append(measured(command, {"NUMBA_CACHE_DIR": empty})[0])
+        first = sorted(costs)[len(costs) // 2]
+        print(f"first evaluation, 20 images, {iou_type}: {first} (mark: 5 s)", flush=True)
 
-    start = time.perf_counter(), time.process_time()
-    gt = load_annotations(data / "small" / "gt.json", masks=iou_type == "segm")
-    detections = load_results(data / "small" / "results.json", gt, iou_type=iou_type)
-    metrics, _ = compute_metrics(match(gt, detections, iou_type, classify_errors=False), gt)
-    print(json.dumps([time.perf_counter() - start[0], time.process_time() - start[1], metrics]))
+
+def evaluate_with_hotcoco(data: Path, seed: int, size: str, iou_type: str) -> None:
+    from hotcoco import COCO, COCOeval
+
+    gt = COCO(str(data / size / "gt.json"))
+    results = gt.load_res(str(data / size / "results.json"))
+    COCOeval(gt, results, iou_type, lvis_style=True).run()
 
 
 def evaluate_with_lvis(data: Path, seed: int, iou_type: str) -> None:
@@ -141,15 +189,13 @@ def evaluate_with_lvis(data: Path, seed: int, iou_type: str) -> None:
     from lvis import LVIS, LVISEval, LVISResults
 
     np.float = float  # type: ignore[attr-defined]  # removed from numpy, used by lvis 0.5.3
-    start = time.perf_counter(), time.process_time()
     gt = LVIS(str(data / "small" / "gt.json"))
     results = json.loads((data / "small" / "results.json").read_text())
     for result in results:  # as Detectron2 does, so that masks have the masks' area
         result.pop("bbox" if iou_type == "segm" else "segmentation")
     evaluator = LVISEval(gt, LVISResults(gt, results), iou_type)
     evaluator.run()
-    metrics = {k: 100 * v for k, v in evaluator.get_results().items()}
-    print(json.dumps([time.perf_counter() - start[0], time.process_time() - start[1], metrics]))
+    print(json.dumps({k: 100 * v for k, v in evaluator.get_results().items()}))
 
 
 def generate(data: Path, seed: int, size: str) -> None:
@@ -160,7 +206,7 @@ def generate(data: Path, seed: int, size: str) -> None:
     from iif.progress import progress
 
     rng = np.random.default_rng(seed)
-    masks = size == "small"
+    masks = size != "large"
     groups = ["f"] * 405 + ["c"] * 461 + ["r"] * 337  # as many as in LVIS v1
     popularity = 1 / np.arange(1, NUM_CATEGORIES + 1)
     popularity /= popularity.sum()
@@ -273,7 +319,11 @@ def detections(
     return rows
 
 
-WORKERS = {"generate": generate, "iif": evaluate_with_iif, "lvis": evaluate_with_lvis}
+WORKERS = {
+    "generate": generate,
+    "hotcoco": evaluate_with_hotcoco,
+    "lvis": evaluate_with_lvis,
+}
 
 
 if __name__ == "__main__":

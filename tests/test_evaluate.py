@@ -9,12 +9,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from iif.cli import main
 from iif.data.annotations import load_annotations
+from iif.data.json_rows import JsonList
 from iif.data.results import IouType, load_results
 from iif.errors import InputError
 from iif.evaluation.evaluate import evaluate_files
@@ -157,6 +160,23 @@ def test_a_score_that_is_not_finite_is_named_by_its_row(
     results.write_text(json.dumps(rows))
     with pytest.raises(InputError, match="row 2: score"):
         evaluate_files(gt, results, output_dir=tmp_path / "out")
+
+
+def test_a_file_that_is_scanned_gives_the_same_files(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row_by_row = evaluate_files(*files, output_dir=tmp_path / "rows", outcomes=True)
+    monkeypatch.setattr("iif.data.results._SCANNED_BYTES", 0)
+    monkeypatch.setattr("iif.data.results.JsonList.blocks", _first_block_alone)
+    assert evaluate_files(*files, output_dir=tmp_path / "scanned", outcomes=True) == row_by_row
+    for name in ("outcomes_bbox.csv", "outcomes_segm.csv"):
+        rows, scanned = ((tmp_path / f / name).read_bytes() for f in ("rows", "scanned"))
+        assert rows == scanned
+
+
+def _first_block_alone(self: JsonList, row_type: Any, digest: Any = None) -> Any:
+    assert digest is None, "the strict reader reads the file"
+    yield 0, msgspec.json.decode(Path(self.path).read_bytes(), type=list[row_type])
 
 
 def test_outcomes_are_written_in_parts(

@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import load_results
 from iif.errors import InputError
-from iif.evaluation.matches_file import load_matches, save_matches
+from iif.evaluation.matches_file import load_evaluated, load_matches, save_matches
 from iif.evaluation.matching import (
     ErrorType,
     Matches,
     Outcome,
+    _by_falling,
     match,
 )
 from iif.evaluation.overlaps import find_overlaps
@@ -343,17 +346,28 @@ def test_overlaps_may_be_shared(tmp_path: Path) -> None:
     assert (shared.gt_row == alone.gt_row).all()
 
 
-def test_matches_survive_being_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scores", ["single", "double"])
+def test_matches_survive_being_written(tmp_path: Path, scores: str) -> None:
     gt, results = random_case(5, masks=True)
+    if scores == "double":
+        for result in results:
+            result["score"] = 1 / (3 + result["score"])
     of = {t: run(tmp_path, gt, results, t)[0] for t in ("bbox", "segm")}
-    save_matches(tmp_path / "eval_matches.npz", of)
-    loaded = load_matches(tmp_path / "eval_matches.npz")
+    annotations = load_annotations(tmp_path / "gt.json", masks=True)
+    detections = load_results(tmp_path / "results.json", annotations)
+    save_matches(tmp_path / "eval_matches.npz", of, detections)
+    stored, loaded = load_evaluated(tmp_path / "eval_matches.npz")
+    for key in ("path", "sha256", "image", "category", "score"):
+        assert np.array_equal(getattr(stored, key), getattr(detections, key)), key
     assert list(loaded) == ["bbox", "segm"]
     for iou_type, matches in of.items():
-        for key in vars(matches).keys() - {"outcome", "error_type", "gt_row", "iou_type"}:
-            assert np.array_equal(getattr(loaded[iou_type], key), getattr(matches, key)), key
+        for key in vars(matches).keys() - {"iou_type"}:
+            found, expected = getattr(loaded[iou_type], key), getattr(matches, key)
+            assert np.array_equal(found, expected), key
+            assert found.dtype == expected.dtype, key
         assert loaded[iou_type].iou_type == iou_type
-        assert len(loaded[iou_type].outcome) == 0
+    with np.load(tmp_path / "eval_matches.npz") as file:  # an ordinary archive
+        assert file.zip.testzip() is None
 
 
 def test_broken_matches_are_refused(tmp_path: Path) -> None:
@@ -365,8 +379,9 @@ def test_broken_matches_are_refused(tmp_path: Path) -> None:
 
     refused()  # there is no such file
     gt, results = random_case(5)
-    matches, _ = run(tmp_path, gt, results)
-    save_matches(path, {"bbox": matches})
+    matches, annotations = run(tmp_path, gt, results)
+    detections = load_results(tmp_path / "results.json", annotations)
+    save_matches(path, {"bbox": matches}, detections)
     whole = path.read_bytes()
     for content in (b"", b"not a zip", whole[: len(whole) // 2], whole[:-30]):
         path.write_bytes(content)
@@ -384,3 +399,38 @@ def test_masks_must_have_been_loaded(tmp_path: Path) -> None:
     masks = load_results(tmp_path / "results.json", annotations, iou_type="segm")
     with pytest.raises(ValueError, match="masks=True"):
         match(annotations, masks, "segm")
+
+
+def test_mask_overlaps_are_those_of_pycocotools(tmp_path: Path) -> None:
+    pairs = 0
+    for seed in range(12):
+        gt, results = random_case(seed, masks=True)
+        _, annotations = run(tmp_path, gt, results, "segm")
+        detections = load_results(tmp_path / "results.json", annotations, iou_type="segm")
+        overlaps = find_overlaps(annotations, detections, "segm")
+        for d in range(len(detections)):
+            part = slice(overlaps.starts[d], overlaps.starts[d + 1])
+            here = (annotations.ann_image == detections.image[d]) & (annotations.area > 0)
+            truth = np.flatnonzero(here if overlaps.judged[d] else here & False)
+            expected = {}
+            if len(truth):
+                of = [annotations.rle(int(g)) for g in truth]
+                iou = mask_utils.iou([detections.rle[d]], of, [0] * len(of))[0]
+                expected = {int(g): value for g, value in zip(truth, iou, strict=True) if value > 0}
+            found = zip(overlaps.gt[part].tolist(), overlaps.iou[part].tolist(), strict=True)
+            assert dict(found) == expected
+            pairs += len(expected)
+    assert pairs > 100
+
+
+@given(
+    st.lists(st.one_of(st.floats(-2, 2), st.floats(-2, 2, width=32), st.sampled_from([0.0, -0.0]))),
+    st.booleans(),
+    st.integers(0, 5),
+)
+def test_the_order_by_score_is_stable(values: list[float], single: bool, first: int) -> None:
+    score = np.array(values, np.float32 if single else np.float64).astype(np.float64)
+    expected = np.argsort(-score, kind="stable")
+    assert _by_falling(score).tolist() == expected.tolist()
+    if first < len(score):
+        assert set(_by_falling(score, first)[:first]) == set(expected[:first])

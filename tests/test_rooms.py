@@ -13,7 +13,7 @@ PACKAGE = Path(iif.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; those of one floor do not import each other.
 FLOORS = (
-    ("errors", "layout", "nms", "mask_logits", "progress"),
+    ("errors", "layout", "nms", "mask_logits", "progress", "threads"),
     ("outputs",),
     ("files", "locking"),
     ("data",),

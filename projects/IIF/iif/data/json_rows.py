@@ -37,12 +37,14 @@ class JsonList:
         what: what the file should be, for messages.
         row: what each row should be, for messages.
         if_empty: what an empty file should be instead, for messages.
+        block_bytes: how much is read at a time; default 8 MB.
     """
 
     path: str
     what: str
     row: str
     if_empty: str
+    block_bytes: int | None = None
 
     def blocks(
         self, row_type: type[Any], digest: _Hash | None = None
@@ -65,7 +67,7 @@ class JsonList:
             text = self._without_comma(rest, first_row) if first_row else rest
             cut = len(text) if last else _last_gap(text)
             try:
-                if not cut and len(text) > _BLOCK_BYTES:
+                if not cut and len(text) > self._block:
                     rows, cut = self._decode_leniently(text, row_type, first_row, last)
                 else:
                     rows = decoder.decode(b"[" + text[:cut] + b"]")
@@ -79,6 +81,10 @@ class JsonList:
                 yield first_row, rows
                 first_row += len(rows)
                 rest = text[cut:]
+
+    @property
+    def _block(self) -> int:
+        return self.block_bytes or _BLOCK_BYTES
 
     def row_error(self, row: int, key: str, fault: str) -> InputError:
         """Return the error for a fault under a key of a row."""
@@ -105,7 +111,7 @@ class JsonList:
             f.seek(max(0, size - _TAIL_BYTES))
             tail = f.read().rstrip(_JSON_SPACE)
             f.seek(0)
-            block = f.read(_BLOCK_BYTES)
+            block = f.read(self._block)
             head = block[text_start(block, self.path) :].lstrip(_JSON_SPACE)
             if not head:
                 raise InputError(f"{self.path}: is empty; {self.if_empty}")
@@ -124,7 +130,7 @@ class JsonList:
                 if digest is not None:
                     digest.update(block)
                 bar.update(len(block))
-                block = f.read(_BLOCK_BYTES)
+                block = f.read(self._block)
                 if block.strip(_JSON_SPACE):
                     yield inside, False
                     inside = block
@@ -164,7 +170,7 @@ class JsonList:
             try:
                 value, at = _JSON.raw_decode(string, _behind_space(string, at))
             except json.JSONDecodeError as error:
-                if not last and used + _BLOCK_BYTES > len(text):
+                if not last and used + self._block > len(text):
                     return rows, used
                 raise self._malformed_error(first_row + len(rows), error.msg) from None
             except RecursionError:

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from iif.evaluation.classification.measures import GROUPS
 from iif.evaluation.classification.predictions import Predictions
+from iif.progress import progress
 
 # Columns of the replicates; false positives as counts, and per 1,000 images of other classes.
 MEASURES = (
@@ -49,7 +49,7 @@ def paired_bootstrap(
     # Each measure is linear in the images' weights: a replicate is one product.
     parts = np.concatenate([contributions(run, groups) for run in runs], axis=1)
     weights = resampled_weights(runs[0].labels, replicates, np.random.default_rng(seed))
-    with tqdm(total=replicates, desc="Bootstrap", disable=None) as bar:
+    with progress(total=replicates, desc="Bootstrap") as bar:
         drawn = []
         for batch in weights:
             drawn.append(batch @ parts)
