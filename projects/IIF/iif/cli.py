@@ -29,6 +29,7 @@ from iif.arguments import (
     TRAIN_JSON,
     Argument,
     arg,
+    cap,
     check_plain_model,
     check_train,
     check_tune,
@@ -171,6 +172,14 @@ _command(
         help="evaluate boxes, masks or both (default: those that the results have)",
     ),
     arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    arg(
+        "--max-dets",
+        type=cap,
+        default=300,
+        metavar="N",
+        help="the cap on detections of an image (LVIS's format) or of a category in an image "
+        "(COCO's; COCOeval's default is 100); -1 for none (default %(default)s)",
+    ),
     arg("--outcomes", action="store_true", help="write each detection's outcome as CSV"),
     EXHAUSTIVE,
     TRAIN_JSON,

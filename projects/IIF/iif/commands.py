@@ -86,9 +86,10 @@ def openmoji(args: Namespace) -> None:
 
 
 def evaluate(args: Namespace) -> None:
-    """Evaluate a result file as LVIS does.
+    """Evaluate a result file as LVIS does, or as COCO does.
 
-    Computes AP and AR for boxes and masks, AP-fixed, and the outcome of each detection.
+    The annotation file's content decides: LVIS's format or COCO's. Computes AP and AR for boxes and
+    masks, AP-fixed, and the outcome of each detection.
     """
     from iif.evaluation.evaluate import evaluate_files
     from iif.report.text import summary_text
@@ -101,6 +102,7 @@ def evaluate(args: Namespace) -> None:
         outcomes=args.outcomes,
         exhaustive=args.exhaustive,
         statistics=_training_statistics(args),
+        max_dets=args.max_dets,
     )
     print(summary_text(summary))
     if args.iou_type is None and "segm" not in summary["metrics"]:

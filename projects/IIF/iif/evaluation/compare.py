@@ -25,9 +25,11 @@ from iif.evaluation.bootstrap import (
 )
 from iif.evaluation.conditions import Conditions, refuse_differences
 from iif.evaluation.matches_file import load_matches
-from iif.evaluation.matching import Matches
+from iif.evaluation.matching import MAX_DETECTIONS, Matches
+from iif.evaluation.metrics import recall_metric
 from iif.evaluation.summary_file import Summary, find_summary, read_summary
 
+# Of a comparison under the default cap on detections, which names the recall.
 METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR@300"),
     *("AP-fixed", "APr-fixed", "APc-fixed", "APf-fixed"),
@@ -128,6 +130,7 @@ class Comparison:
         metrics: rows in the order of METRICS, box before mask.
         categories: (K,) in the order of ids.
         notes: sentences for the reader: settings that are unknown, IoU types left out, ...
+        max_dets: the cap on detections under which all were evaluated; None for no cap.
         replicates: bootstrap replicates behind the intervals; 0 when there are no intervals.
         seed: of the bootstrap.
     """
@@ -140,6 +143,7 @@ class Comparison:
     notes: list[str]
     replicates: int
     seed: int
+    max_dets: int | None = MAX_DETECTIONS
 
     @property
     def names(self) -> list[str]:
@@ -223,7 +227,7 @@ def compare(
     elif len(pairs) > 1:
         notes.append("no intervals: the bootstrap was turned off.")
 
-    dataset = summaries[0].dataset
+    dataset, max_dets = summaries[0].dataset, summaries[0].evaluation.max_dets
     return Comparison(
         runs=[
             RunInfo(
@@ -248,13 +252,20 @@ def compare(
         metrics=[
             _metric_row(iou_type, metric, summaries, replicates.get(iou_type))
             for iou_type in iou_types
-            for metric in METRICS
+            for metric in _metric_names(max_dets)
         ],
         categories=_category_rows(summaries, iou_types),
         notes=notes,
         replicates=bootstrap if replicates else 0,
         seed=seed,
+        max_dets=max_dets,
     )
+
+
+def _metric_names(max_dets: int | None) -> list[str]:
+    """Return METRICS with the recall named by the cap on detections."""
+    renamed = {recall_metric(MAX_DETECTIONS): recall_metric(max_dets)}
+    return [renamed.get(metric, metric) for metric in METRICS]
 
 
 def _default_names(files: Sequence[Path]) -> list[str]:

@@ -49,7 +49,7 @@ def evaluate_files(
     results_path: str | os.PathLike[str],
     *,
     iou_types: Sequence[IouType] | None = None,
-    output_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str] | None,
     outcomes: bool = False,
     exhaustive: bool | None = None,
     statistics: ClassStatistics | None = None,
@@ -58,6 +58,7 @@ def evaluate_files(
     method: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     ap_fixed: bool = True,
+    max_dets: int | None = MAX_DETECTIONS,
 ) -> dict[str, Any]:
     """Evaluate a result file; write the summary, the matches and, on request, every outcome.
 
@@ -70,7 +71,7 @@ def evaluate_files(
         gt_path: the annotation file, LVIS- or COCO-format.
         results_path: the result file (LVIS's submission format).
         iou_types: "bbox", "segm" or both; by default those that the result file's first row has.
-        output_dir: the folder to write to.
+        output_dir: the folder to write to; None to write nothing.
         outcomes: write the outcome and error type of each detection.
         exhaustive: whether every category is verified in every image, as in COCO; False insists
             on LVIS's format. By default the file's content decides.
@@ -83,6 +84,8 @@ def evaluate_files(
             acts_in_training, and sha256 of its buffers.
         config: the model's configuration, recorded as it is.
         ap_fixed: compute AP-fixed, too.
+        max_dets: the cap on an image's detections (LVIS's format) or on those of each category in
+            an image (COCO's); None for no cap.
 
     Returns:
         The content of ``eval_summary.json``.
@@ -90,7 +93,7 @@ def evaluate_files(
     Raises:
         InputError: a file has a fault, and nothing is written.
     """
-    if Path(output_dir).exists() and not Path(output_dir).is_dir():
+    if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise InputError(f"{output_dir}: is a file; give a folder to write to")
     chosen = _choose_iou_types(results_path, iou_types)
     gt = load_annotations(
@@ -111,6 +114,7 @@ def evaluate_files(
         method=method,
         config=config,
         ap_fixed=ap_fixed,
+        max_dets=max_dets,
     )
 
 
@@ -119,13 +123,14 @@ def evaluate(
     detections: Detections,
     iou_types: Sequence[IouType],
     *,
-    output_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str] | None,
     outcomes: bool = False,
     dataset_name: str | None = None,
     test_settings: Mapping[str, float | None] | None = None,
     method: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     ap_fixed: bool = True,
+    max_dets: int | None = MAX_DETECTIONS,
 ) -> dict[str, Any]:
     """Do what `evaluate_files` does, with annotations and detections that are loaded already.
 
@@ -133,8 +138,8 @@ def evaluate(
         gt: the annotations, with masks for "segm".
         detections: of a result file, with boxes, masks or both as ``iou_types`` need.
         iou_types: "bbox", "segm" or both, in this order.
-        output_dir, outcomes, dataset_name, test_settings, method, config, ap_fixed: as for
-            `evaluate_files`.
+        output_dir, outcomes, dataset_name, test_settings, method, config, ap_fixed, max_dets: as
+            for `evaluate_files`.
     """
     matches: dict[IouType, Matches] = {}
     metrics: dict[IouType, dict[str, float | None]] = {}
@@ -151,9 +156,16 @@ def evaluate(
             overlaps = find_overlaps(gt, detections, iou_type)
             steps.update()
             matches[iou_type] = match(
-                gt, detections, iou_type, classify_errors=outcomes, overlaps=overlaps
+                gt,
+                detections,
+                iou_type,
+                max_dets=max_dets,
+                classify_errors=outcomes,
+                overlaps=overlaps,
             )
-            metrics[iou_type], per_category[iou_type] = compute_metrics(matches[iou_type], gt)
+            metrics[iou_type], per_category[iou_type] = compute_metrics(
+                matches[iou_type], gt, max_dets
+            )
             steps.update()
             if ap_fixed:
                 ap = fixed_average_precision(gt, detections, iou_type, overlaps)
@@ -175,12 +187,14 @@ def evaluate(
         ),
         results=Results(detections.path, detections.sha256, len(detections)),
         test_settings=dict.fromkeys(TEST_SETTINGS) | dict(test_settings or {}),
-        evaluation=Evaluation(MAX_DETECTIONS, IOU_THRESHOLDS.round(2).tolist()),
+        evaluation=Evaluation(max_dets, IOU_THRESHOLDS.round(2).tolist()),
         method=None if method is None else dict(method),
         config=None if config is None else dict(config),
         metrics={str(iou_type): values for iou_type, values in metrics.items()},
         per_category=_per_category(gt, matches[iou_types[0]], per_category),
     )
+    if output_dir is None:
+        return msgspec.to_builtins(summary)
     folder = Path(output_dir)
     for iou_type in IOU_TYPES:
         path = folder / layout.outcomes(iou_type)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections, IouType
+from iif.evaluation.caps import beyond_cell_cap
 from iif.evaluation.overlaps import Overlaps, find_overlaps, group_rows, has_area, row_offsets
 
 MAX_DETECTIONS = 300
@@ -82,7 +83,7 @@ class Matches:
         image: (V,) int32 image rows.
         score: (V,) float64.
         flags: (A, T, V) uint8: FALSE_POSITIVE, TRUE_POSITIVE or NOT_COUNTED.
-        gt_image, gt_category: (Gv,) int32 rows of the ground truth of non-zero area.
+        gt_image, gt_category: (Gv,) int32 rows of the ground truth that takes part (`has_area`).
         gt_in_area: (A, Gv) bool, whether it counts in that area range.
         num_gt: (A, K) int64, how many count.
     """
@@ -118,7 +119,8 @@ def match(
         gt: the annotations, with masks for "segm".
         detections: the detections, with boxes or masks as ``iou_type`` needs.
         iou_type: "bbox" or "segm".
-        max_dets: the cap on each image's detections, over all categories; None for no cap.
+        max_dets: the cap on each image's detections, over all categories as in LVIS, or of each
+            category as in COCO, where annotation is exhaustive; None for no cap.
         max_dets_per_category: a cap on each category's detections over the whole set.
         classify_errors: give false positives their error type.
         overlaps: from `find_overlaps`, when several matchings share them.
@@ -130,8 +132,11 @@ def match(
     if overlaps is None:
         overlaps = find_overlaps(gt, detections, iou_type)
     num_classes = len(gt.category_ids)
-    degenerate = ~has_area(overlaps.area)
-    capped = _beyond_image_cap(overlaps, detections.score, max_dets)
+    degenerate = ~has_area(overlaps.area, gt.exhaustive)
+    if gt.exhaustive and max_dets is not None:
+        capped = beyond_cell_cap(overlaps, detections, max_dets, num_classes)
+    else:
+        capped = _beyond_image_cap(overlaps, detections.score, max_dets)
     counts = overlaps.verified & ~degenerate & ~capped
     eligible = ~capped if max_dets_per_category is not None else counts
     rows = overlaps.by_image[eligible[overlaps.by_image]]
@@ -183,7 +188,7 @@ def match(
             error_type,
             gt_row,
         )
-    real = has_area(gt.area)
+    real = has_area(gt.area, gt.exhaustive)
     gt_category = gt.ann_category[real]
     in_area = ~ignored[:, real]
     return Matches(

@@ -56,7 +56,8 @@ def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) ->
     """
     num_images, num_classes = len(gt.image_ids), len(gt.category_ids)
     by_image, image_offsets = group_rows(detections.image, np.arange(len(detections)), num_images)
-    gt_rows, gt_offsets = group_rows(gt.ann_image, np.flatnonzero(has_area(gt.area)), num_images)
+    takes_part = np.flatnonzero(has_area(gt.area, gt.exhaustive))
+    gt_rows, gt_offsets = group_rows(gt.ann_image, takes_part, num_images)
     area = _areas(detections, iou_type)
     exempt = _in_cells(detections, by_image, image_offsets, gt.not_exhaustive, num_classes)
     if gt.exhaustive:
@@ -65,7 +66,7 @@ def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) ->
         annotated = np.column_stack([gt.ann_image[gt_rows], gt.ann_category[gt_rows]])
         cells = np.concatenate([annotated, gt.neg])
         verified = _in_cells(detections, by_image, image_offsets, cells, num_classes)
-    wanted = verified & has_area(area)
+    wanted = verified & has_area(area, gt.exhaustive)
     if iou_type == "bbox":
         assert detections.bbox is not None
         starts, entries, iou = _box_overlaps(
@@ -78,9 +79,13 @@ def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) ->
     return Overlaps(area, verified, exempt, by_image, image_offsets, starts, entries, iou)
 
 
-def has_area(area: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return whether areas are positive and finite; nothing else takes part in matching."""
-    return (area > 0) & (area < np.inf)
+def has_area(area: NDArray[np.float64], exhaustive: bool = False) -> NDArray[np.bool_]:
+    """Return whether objects of these areas take part in matching.
+
+    By LVIS's rules (as the official evaluator) the area must be positive and finite. By COCO's,
+    where annotation is ``exhaustive``, it must be a number: COCOeval counts an area of zero, too.
+    """
+    return ~np.isnan(area) if exhaustive else (area > 0) & (area < np.inf)
 
 
 def _areas(detections: Detections, iou_type: IouType) -> NDArray[np.float64]:
@@ -165,6 +170,8 @@ def _box_iou(d: NDArray, g: NDArray, crowd: bool) -> float:
     if height <= 0:
         return 0.0
     shared = width * height
+    if shared == 0:  # smaller than a float can be
+        return 0.0
     area = d[2] * d[3]
     return shared / (area if crowd else area + g[2] * g[3] - shared)
 

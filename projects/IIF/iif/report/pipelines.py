@@ -16,7 +16,7 @@ from iif.data.results import IOU_TYPES, Detections, IouType, load_results
 from iif.errors import InputError
 from iif.evaluation.compare import Comparison, RunInfo
 from iif.evaluation.false_positives import FalsePositiveAnalysis, analyse
-from iif.evaluation.matching import match
+from iif.evaluation.matching import MAX_DETECTIONS, match
 from iif.evaluation.operating_points import check_recall
 from iif.evaluation.runs import Run, load_runs
 from iif.evaluation.scenes import Scene
@@ -101,7 +101,7 @@ def analyse_compared(
     for info, path in zip(comparison.runs, paths, strict=True):
         detections[info.name] = load_results(path, gt, iou_type=iou_type)
         _check_results(info, detections[info.name])
-    runs = _matched(gt, detections, iou_type)
+    runs = _matched(gt, detections, iou_type, comparison.max_dets)
     return AnalysedRuns(gt, runs, analyse(gt, runs, recall=recall))
 
 
@@ -163,7 +163,9 @@ def make_report(
         others = set(comparison.iou_types if comparison is not None else ()) - {analysis.iou_type}
         for other in IOU_TYPES:
             if other in others:
-                again = _matched(gt, {run.name: run.detections for run in runs}, other)
+                found = {run.name: run.detections for run in runs}
+                cap = MAX_DETECTIONS if comparison is None else comparison.max_dets
+                again = _matched(gt, found, other, cap)
                 analyses.append(analyse(gt, again, recall=analysis.recall))
     return Report(comparison, analyses, crops, images=images is not None, attribution=attribution)
 
@@ -193,8 +195,13 @@ def find_results(run: RunInfo) -> Path:
     )
 
 
-def _matched(gt: Annotations, detections: Mapping[str, Detections], iou_type: IouType) -> list[Run]:
-    return [Run(name, found, match(gt, found, iou_type)) for name, found in detections.items()]
+def _matched(
+    gt: Annotations, detections: Mapping[str, Detections], iou_type: IouType, max_dets: int | None
+) -> list[Run]:
+    return [
+        Run(name, found, match(gt, found, iou_type, max_dets=max_dets))
+        for name, found in detections.items()
+    ]
 
 
 def _load_ground_truth(
