@@ -37,7 +37,7 @@ from iif.arguments import (
 )
 from iif.errors import InputError
 
-Run = Callable[[argparse.Namespace], None]
+Run = Callable[[argparse.Namespace], int | None]  # the exit status, None for 0
 
 
 class _Command(NamedTuple):
@@ -71,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = _COMMANDS[args.command]
     try:
         command.check(args)
-        command.run(args)
-        return 0
+        return command.run(args) or 0
     except InputError as error:
         flags = [flag for words, flag in _REMEDIES.items() if words in str(error)]
         known = [flag for flag in flags if flag[2:].replace("-", "_") in args]
@@ -181,6 +180,12 @@ _command(
         "(COCO's; COCOeval's default is 100); -1 for none (default %(default)s)",
     ),
     arg("--outcomes", action="store_true", help="write each detection's outcome as CSV"),
+    arg(
+        "--verify",
+        action="store_true",
+        help="run the official evaluator (lvis, or COCOeval) on the same files, too, and print the "
+        "largest difference; exit status 1 where it is above 1e-9 percentage points",
+    ),
     EXHAUSTIVE,
     TRAIN_JSON,
 )

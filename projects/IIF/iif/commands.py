@@ -15,6 +15,7 @@ from iif import layout
 from iif.errors import InputError
 
 if TYPE_CHECKING:
+    from iif.data.results import IouType
     from iif.report.pictures import Drawer
     from iif.statistics import ClassStatistics
 
@@ -85,7 +86,7 @@ def openmoji(args: Namespace) -> None:
     print(f"Validation annotations: {folder / VAL_JSON}")
 
 
-def evaluate(args: Namespace) -> None:
+def evaluate(args: Namespace) -> int:
     """Evaluate a result file as LVIS does, or as COCO does.
 
     The annotation file's content decides: LVIS's format or COCO's. Computes AP and AR for boxes and
@@ -108,6 +109,23 @@ def evaluate(args: Namespace) -> None:
     if args.iou_type is None and "segm" not in summary["metrics"]:
         print(f"\n{args.results} has no masks: evaluated as boxes alone.")
     print(f"\nSummary, matches{' and outcomes' if args.outcomes else ''}: {args.output}")
+    return _verify(args, list(summary["metrics"])) if args.verify else 0
+
+
+def _verify(args: Namespace, iou_types: list[IouType]) -> int:
+    """Print how much the official evaluator differs; return the exit status."""
+    from iif.evaluation.verify import verify
+    from iif.report.labels import IOU_NAMES
+
+    found = verify(args.gt, args.results, iou_types, max_dets=args.max_dets)
+    print()
+    for one in found:
+        place = f" ({one.place})" if one.place else ""
+        print(
+            f"{IOU_NAMES[one.iou_type]}: {one.cells:,} values of precision and recall; largest "
+            f"difference to {one.evaluator}: {one.difference:.2g} percentage points{place}"
+        )
+    return 0 if all(one.equal for one in found) else 1
 
 
 def compare(args: Namespace) -> None:

@@ -13,7 +13,8 @@ import functools
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -223,7 +224,24 @@ def forget_annotation_files() -> None:
 def decode(path: str | os.PathLike[str]) -> AnnotationFile:
     """Decode an annotation file: the only place that does. Errors: :func:`read_annotation_file`."""
     source = os.fspath(path)
-    content = read_json(source, _File, what=WHAT)
+    return _checked(source, read_json(source, _File, what=WHAT))
+
+
+def decode_content(content: Mapping[str, Any]) -> tuple[AnnotationFile, str]:
+    """Return what a dict holds that is an annotation file's content, and the hash of its JSON.
+
+    Raises:
+        InputError: as :func:`read_annotation_file`; messages call the file "annotations".
+    """
+    source = "annotations"
+    try:
+        text = msgspec.json.encode(content, enc_hook=lambda value: value.tolist())
+        return _checked(source, msgspec.json.decode(text, type=_File)), sha256(text).hexdigest()
+    except (msgspec.ValidationError, TypeError, AttributeError) as error:
+        raise InputError(f"{source}: not {WHAT}: {error}") from None
+
+
+def _checked(source: str, content: _File) -> AnnotationFile:
     for key in ("images", "categories"):
         if not getattr(content, key):
             raise InputError(f"{source}: {key} is empty; give {WHAT}")

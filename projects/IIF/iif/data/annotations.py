@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from iif.data.annotation_file import (
     AnnotatedImage,
     AnnotationFile,
     annotation_file_sha256,
+    decode_content,
     read_annotation_file,
     rows_of,
 )
@@ -140,7 +141,7 @@ class Annotations:
 
 
 def load_annotations(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Mapping[str, Any],
     *,
     exhaustive: bool | None = None,
     masks: bool = False,
@@ -149,7 +150,7 @@ def load_annotations(
     """Return the annotations of a file, which is decoded once in a process.
 
     Args:
-        path: an LVIS- or COCO-format file.
+        path: an LVIS- or COCO-format file, or the content of one.
         exhaustive: whether every category is verified in every image, as in COCO. By default, the
             file is in LVIS's format when one of its images has ``neg_category_ids``, and in COCO's
             otherwise. True refuses a file in LVIS's format. False insists on LVIS's keys:
@@ -164,7 +165,10 @@ def load_annotations(
             annotation, negative or not-exhaustive entry of an unknown image or category; or it is
             not of the format that ``exhaustive`` says.
     """
-    content = read_annotation_file(path)
+    if isinstance(path, Mapping):
+        content, sha256 = decode_content(path)
+    else:
+        content, sha256 = read_annotation_file(path), annotation_file_sha256(path)
     content.require("annotations", "bbox", "area", *(["segmentation"] if masks else []))
     if exhaustive is None:
         exhaustive = not content.federated
@@ -180,7 +184,7 @@ def load_annotations(
     crowd = content.crowd & exhaustive
     return Annotations(
         path=content.path,
-        sha256=annotation_file_sha256(path),
+        sha256=sha256,
         image_ids=content.image_ids,
         image_sizes=content.image_sizes(),
         file_names=content.file_names(),

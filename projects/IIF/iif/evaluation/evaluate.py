@@ -45,7 +45,7 @@ FIXED_DETECTIONS = 10_000
 
 
 def evaluate_files(
-    gt_path: str | os.PathLike[str],
+    gt_path: str | os.PathLike[str] | Mapping[str, Any],
     results_path: str | os.PathLike[str],
     *,
     iou_types: Sequence[IouType] | None = None,
@@ -68,7 +68,7 @@ def evaluate_files(
     evaluation in the same folder are removed.
 
     Args:
-        gt_path: the annotation file, LVIS- or COCO-format.
+        gt_path: the annotation file, LVIS- or COCO-format, or the content of one.
         results_path: the result file (LVIS's submission format).
         iou_types: "bbox", "segm" or both; by default those that the result file's first row has.
         output_dir: the folder to write to; None to write nothing.
@@ -185,7 +185,7 @@ def evaluate(
             num_categories=len(gt.category_ids),
             exhaustive=gt.exhaustive,
         ),
-        results=Results(detections.path, detections.sha256, len(detections)),
+        results=Results(detections.path or None, detections.sha256 or None, len(detections)),
         test_settings=dict.fromkeys(TEST_SETTINGS) | dict(test_settings or {}),
         evaluation=Evaluation(max_dets, IOU_THRESHOLDS.round(2).tolist()),
         method=None if method is None else dict(method),
