@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from pycocotools import mask as mask_utils
 
 
 def tide_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -49,6 +50,31 @@ def tide_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                     }
                 )
     return {"images": images, "categories": categories, "annotations": annotations}, results
+
+
+def mask_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return `tide_case` with masks: of each box its ellipse, of every third the box itself."""
+    gt, results = tide_case(seed)
+    for items in (gt["annotations"], results):
+        for number, item in enumerate(items):
+            mask = _shape(item["bbox"], ellipse=number % 3 > 0)
+            rle = mask_utils.encode(np.asfortranarray(mask))
+            item["segmentation"] = {"size": [100, 100], "counts": rle["counts"].decode()}
+            if "area" in item:
+                item["area"] = float(mask.sum())
+    for result in results:
+        del result["bbox"]
+    return gt, results
+
+
+def _shape(bbox: list[float], *, ellipse: bool) -> np.ndarray:
+    x, y, w, h = bbox
+    rows, columns = np.mgrid[:100, :100] + 0.5
+    if ellipse:
+        mask = ((columns - x - w / 2) / w) ** 2 + ((rows - y - h / 2) / h) ** 2 <= 0.25
+    else:
+        mask = (columns >= x) & (columns < x + w) & (rows >= y) & (rows < y + h)
+    return mask.astype(np.uint8)
 
 
 # seed -> AP50; dAP of Cls, Loc, Both, Dupe, Bkg, Miss; of FalsePos, FalseNeg; numbers of errors.

@@ -181,6 +181,12 @@ _command(
     ),
     arg("--outcomes", action="store_true", help="write each detection's outcome as CSV"),
     arg(
+        "--analyses",
+        action="store_true",
+        help="also analyse missed objects, errors (dAP), thresholds, confusions, calibration, "
+        "class-agnostic recall and Boundary AP, and write their tables",
+    ),
+    arg(
         "--verify",
         action="store_true",
         help="run the official evaluator (lvis, or COCOeval) on the same files, too, and print the "

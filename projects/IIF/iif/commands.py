@@ -93,6 +93,7 @@ def evaluate(args: Namespace) -> int:
     masks, AP-fixed, and the outcome of each detection.
     """
     from iif.evaluation.evaluate import evaluate_files
+    from iif.report.analyses import analyses_text
     from iif.report.text import summary_text
 
     summary = evaluate_files(
@@ -104,8 +105,11 @@ def evaluate(args: Namespace) -> int:
         exhaustive=args.exhaustive,
         statistics=_training_statistics(args),
         max_dets=args.max_dets,
+        analyses=args.analyses,
     )
     print(summary_text(summary))
+    if args.analyses:
+        print(f"\n{analyses_text(summary)}")
     if args.iou_type is None and "segm" not in summary["metrics"]:
         print(f"\n{args.results} has no masks: evaluated as boxes alone.")
     print(f"\nSummary, matches{' and outcomes' if args.outcomes else ''}: {args.output}")

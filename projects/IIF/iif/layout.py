@@ -58,6 +58,14 @@ def outcomes(iou_type: str) -> str:
     return f"outcomes_{iou_type}.csv"
 
 
+def analyses(iou_type: str) -> tuple[str, str, str, str]:
+    """Return the names of the tables of missed objects, curves, thresholds and confusions."""
+    missed, curves, thresholds, confusion = (
+        f"{what}_{iou_type}.csv" for what in ("missed", "curves", "thresholds", "confusion")
+    )
+    return missed, curves, thresholds, confusion
+
+
 def evaluation_folder(
     root: str | os.PathLike[str], dataset: str, *, several: bool, inference: str = INFERENCE
 ) -> Path:

@@ -16,6 +16,8 @@ from iif import layout
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import IOU_TYPES, Detections, IouType, available_iou_types, load_results
 from iif.errors import InputError
+from iif.evaluation.analyses import Analyses, analyse_matches
+from iif.evaluation.analyses_file import remove_analyses, write_analyses
 from iif.evaluation.matches_file import save_matches
 from iif.evaluation.matching import IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
 from iif.evaluation.metrics import (
@@ -59,6 +61,7 @@ def evaluate_files(
     config: Mapping[str, Any] | None = None,
     ap_fixed: bool = True,
     max_dets: int | None = MAX_DETECTIONS,
+    analyses: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a result file; write the summary, the matches and, on request, every outcome.
 
@@ -86,6 +89,8 @@ def evaluate_files(
         ap_fixed: compute AP-fixed, too.
         max_dets: the cap on an image's detections (LVIS's format) or on those of each category in
             an image (COCO's); None for no cap.
+        analyses: also analyse missed objects, errors, curves, confusions, calibration and
+            boundaries (`iif.evaluation.analyses`), and write their tables.
 
     Returns:
         The content of ``eval_summary.json``.
@@ -115,6 +120,7 @@ def evaluate_files(
         config=config,
         ap_fixed=ap_fixed,
         max_dets=max_dets,
+        analyses=analyses,
     )
 
 
@@ -131,6 +137,7 @@ def evaluate(
     config: Mapping[str, Any] | None = None,
     ap_fixed: bool = True,
     max_dets: int | None = MAX_DETECTIONS,
+    analyses: bool = False,
 ) -> dict[str, Any]:
     """Do what `evaluate_files` does, with annotations and detections that are loaded already.
 
@@ -138,12 +145,13 @@ def evaluate(
         gt: the annotations, with masks for "segm".
         detections: of a result file, with boxes, masks or both as ``iou_types`` need.
         iou_types: "bbox", "segm" or both, in this order.
-        output_dir, outcomes, dataset_name, test_settings, method, config, ap_fixed, max_dets: as
-            for `evaluate_files`.
+        output_dir, outcomes, dataset_name, test_settings, method, config, ap_fixed, max_dets,
+            analyses: as for `evaluate_files`.
     """
     matches: dict[IouType, Matches] = {}
     metrics: dict[IouType, dict[str, float | None]] = {}
     per_category: dict[IouType, dict[str, NDArray[np.float64]]] = {}
+    analysed: dict[IouType, Analyses] = {}
     steps = tqdm(
         total=3 * len(iou_types),
         desc="evaluating",
@@ -160,7 +168,7 @@ def evaluate(
                 detections,
                 iou_type,
                 max_dets=max_dets,
-                classify_errors=outcomes,
+                classify_errors=outcomes or analyses,
                 overlaps=overlaps,
             )
             metrics[iou_type], per_category[iou_type] = compute_metrics(
@@ -173,6 +181,10 @@ def evaluate(
                 values = mean_by_group(ap, gt.groups)
                 metrics[iou_type] |= dict(zip(FIXED_METRICS, values, strict=True))
             steps.update()
+            if analyses:
+                analysed[iou_type] = analyse_matches(
+                    gt, detections, matches[iou_type], max_dets=max_dets, overlaps=overlaps
+                )
     summary = Summary(
         format=SUMMARY_FORMAT,
         versions=versions(),
@@ -192,6 +204,7 @@ def evaluate(
         config=None if config is None else dict(config),
         metrics={str(iou_type): values for iou_type, values in metrics.items()},
         per_category=_per_category(gt, matches[iou_types[0]], per_category),
+        analyses={str(iou_type): found for iou_type, found in analysed.items()},
     )
     if output_dir is None:
         return msgspec.to_builtins(summary)
@@ -202,6 +215,9 @@ def evaluate(
             write_outcomes(path, gt, detections, matches[iou_type])
         else:
             path.unlink(missing_ok=True)
+    for iou_type, found in analysed.items():
+        write_analyses(folder, gt, detections, matches[iou_type], found)
+    remove_analyses(folder, kept=list(analysed))
     save_matches(folder / layout.MATCHES, matches)
     return write_summary(folder / layout.SUMMARY, summary)
 
