@@ -15,7 +15,6 @@ from iif import layout
 from iif.errors import InputError
 
 if TYPE_CHECKING:
-    from iif.data.results import IouType
     from iif.report.pictures import Drawer
     from iif.statistics import ClassStatistics
 
@@ -113,22 +112,13 @@ def evaluate(args: Namespace) -> int:
     if args.iou_type is None and "segm" not in summary["metrics"]:
         print(f"\n{args.results} has no masks: evaluated as boxes alone.")
     print(f"\nSummary, matches{' and outcomes' if args.outcomes else ''}: {args.output}")
-    return _verify(args, list(summary["metrics"])) if args.verify else 0
-
-
-def _verify(args: Namespace, iou_types: list[IouType]) -> int:
-    """Print how much the official evaluator differs; return the exit status."""
+    if not args.verify:
+        return 0
     from iif.evaluation.verify import verify
-    from iif.report.labels import IOU_NAMES
+    from iif.report.verification import verification_text
 
-    found = verify(args.gt, args.results, iou_types, max_dets=args.max_dets)
-    print()
-    for one in found:
-        place = f" ({one.place})" if one.place else ""
-        print(
-            f"{IOU_NAMES[one.iou_type]}: {one.cells:,} values of precision and recall; largest "
-            f"difference to {one.evaluator}: {one.difference:.2g} percentage points{place}"
-        )
+    found = verify(args.gt, args.results, list(summary["metrics"]), max_dets=args.max_dets)
+    print(f"\n{verification_text(found)}")
     return 0 if all(one.equal for one in found) else 1
 
 
@@ -136,13 +126,17 @@ def compare(args: Namespace) -> None:
     """Compare evaluated runs with a baseline.
 
     Shows metrics, differences with intervals from a paired bootstrap over images, and the
-    categories that gained and lost most.
+    categories that gained and lost most. Runs of the same name are seeds of one method: means,
+    standard deviations, intervals over seeds and images.
     """
     from iif.evaluation.compare import compare
     from iif.report import pipelines
     from iif.report.html import write_report
     from iif.report.text import comparison_text
 
+    if args.names and len(set(args.names)) < len(args.names):
+        _compare_seeds(args)
+        return
     comparison = compare(
         [args.baseline, *args.runs], names=args.names, bootstrap=args.bootstrap, seed=args.seed
     )
@@ -155,6 +149,19 @@ def compare(args: Namespace) -> None:
         print(f"\nTables and plots: {args.output}")
     if args.html:
         print(f"Page: {args.html}")
+
+
+def _compare_seeds(args: Namespace) -> None:
+    from iif.evaluation.seeds import compare_seeds
+    from iif.report.seeds import save_seeds, seeds_text
+
+    if args.html:
+        raise InputError("a comparison of several seeds a method has no page, only text and JSON")
+    runs = [args.baseline, *args.runs]
+    found = compare_seeds(runs, args.names, bootstrap=args.bootstrap, seed=args.seed)
+    if args.output:
+        save_seeds(found, args.output)
+    print(seeds_text(found))
 
 
 def false_positives(args: Namespace) -> None:

@@ -29,6 +29,7 @@ MATCHES = "eval_matches.npz"
 # Of a comparison; its tables are comparison.txt, .md, .json and .csv.
 COMPARISON = "comparison"
 COMPARISON_CATEGORIES = "comparison_categories.csv"
+SEEDS = "seeds"  # of methods of several seeds: .txt, .json
 
 # Of an analysis of false positives; its tables are false_positives.txt, .md, .json and .csv.
 FALSE_POSITIVES = "false_positives"

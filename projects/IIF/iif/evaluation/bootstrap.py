@@ -47,7 +47,6 @@ def paired_bootstrap(
     """
     evaluators = [weighted_average_precision(matches) for matches in runs]
     members = [np.ones(len(groups), bool), *(groups == group for group in "rcf")]
-    rng = np.random.default_rng(seed)
     out = np.full((len(runs), replicates, len(members)), np.nan)
 
     def evaluate(replicate: int, weights: NDArray[np.int64]) -> None:
@@ -58,8 +57,24 @@ def paired_bootstrap(
                 if (counted := group & defined).any():
                     out[run, replicate, column] = ap[counted].mean()
 
-    # The kernel releases the interpreter lock. Draws are made here, in order, so that the result
-    # does not depend on the number of threads. Batches bound the number of draws in memory.
+    for_each_draw(evaluate, num_images, replicates, seed)
+    return out
+
+
+def for_each_draw(
+    evaluate: Callable[[int, NDArray[np.int64]], None], num_images: int, replicates: int, seed: int
+) -> None:
+    """Call ``evaluate(replicate, image_weights)`` for each draw of images, in threads.
+
+    Args:
+        evaluate: takes the replicate's number and how often each image was drawn, (I,).
+        num_images: images in the data set: as many are drawn, with replacement.
+        replicates: how often to draw.
+        seed: of the draws; they depend on nothing else.
+    """
+    # Kernels release the interpreter lock. Draws are made here, in order, so that the result does
+    # not depend on the number of threads. Batches bound the number of draws in memory.
+    rng = np.random.default_rng(seed)
     threads = os.cpu_count() or 1
     with (
         ThreadPoolExecutor(threads) as pool,
@@ -73,7 +88,6 @@ def paired_bootstrap(
             ]
             list(pool.map(evaluate, batch, draws))
             bar.update(len(batch))
-    return out
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
@@ -88,7 +102,15 @@ def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float] | No
 def weighted_average_precision(
     matches: Matches,
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
-    """Return a function of image weights (I,) that gives AP per category (K,) in percent.
+    """Return a function of image weights (I,) that gives AP per category (K,) in percent."""
+    precision = weighted_precision(matches)
+    return lambda weights: precision(weights).mean(axis=1)
+
+
+def weighted_precision(
+    matches: Matches,
+) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
+    """Return a function of image weights (I,) that gives AP (K, T) at each IoU, in percent.
 
     It computes what `iif.evaluation.metrics.average_precision` does, faster. The running maximum of
     precision changes at true positives alone, so a call visits only true positives and ignored
@@ -131,13 +153,13 @@ def weighted_average_precision(
 def _average_precision(  # type: ignore[no-untyped-def]
     weights, image, category_offsets, position, is_tp, offsets, num_gt
 ):
-    """AP (K,) in percent, NaN without ground truth; the 101-point rule of the lvis evaluator."""
+    """AP (K, T) in percent, NaN without ground truth; the 101-point rule of the lvis evaluator."""
     num_thresholds, num_categories = offsets.shape[0], offsets.shape[1] - 1
     longest = np.max(np.diff(category_offsets)) if num_categories else 0
     seen = np.empty(longest, np.int64)
     recall, precision = np.empty(longest), np.empty(longest)
     thresholds = RECALL_THRESHOLDS
-    ap = np.full(num_categories, np.nan)
+    ap = np.full((num_categories, num_thresholds), np.nan)
     for c in range(num_categories):
         if num_gt[c] == 0:
             continue
@@ -146,8 +168,8 @@ def _average_precision(  # type: ignore[no-untyped-def]
         for v in range(begin, end):
             total += weights[image[v]]
             seen[v - begin] = total
-        area = 0.0
         for t in range(num_thresholds):
+            area = 0.0
             found, ignored, length = 0, 0, 0
             for event in range(offsets[t, c], offsets[t, c + 1]):
                 v = position[event]
@@ -168,5 +190,5 @@ def _average_precision(  # type: ignore[no-untyped-def]
                     r -= 1
                 best = max(best, precision[i])
             area += best * (r + 1)
-        ap[c] = 100.0 * area / (num_thresholds * len(thresholds))
+            ap[c, t] = 100.0 * area / len(thresholds)
     return ap

@@ -7,8 +7,8 @@ docs/evaluation.md says what each figure means.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -17,14 +17,10 @@ import numpy as np
 from iif import layout
 from iif.data.results import IOU_TYPES
 from iif.errors import InputError
-from iif.evaluation.bootstrap import (
-    GROUP_METRICS,
-    paired_bootstrap,
-    percentile_interval,
-    weighted_average_precision,
-)
+from iif.evaluation.bootstrap import percentile_interval, weighted_average_precision
 from iif.evaluation.conditions import Conditions, refuse_differences
-from iif.evaluation.matches_file import load_matches
+from iif.evaluation.intervals import Replicates, replicate_metrics
+from iif.evaluation.matches_file import load_fixed, load_matches
 from iif.evaluation.matching import MAX_DETECTIONS, Matches
 from iif.evaluation.metrics import recall_metric
 from iif.evaluation.summary_file import Summary, find_summary, read_summary
@@ -108,6 +104,8 @@ class CategoryRow:
         num_gt: ground-truth instances in the evaluated set.
         ap: IoU type -> (runs,) AP.
         difference: IoU type -> (runs - 1,) difference of AP.
+        intervals: IoU type -> (runs - 1,) paired bootstrap interval of each difference; empty
+            without a bootstrap. They are not adjusted for the number of categories.
     """
 
     id: int
@@ -117,6 +115,7 @@ class CategoryRow:
     num_gt: int
     ap: dict[str, list[float | None]]
     difference: dict[str, list[float | None]]
+    intervals: dict[str, list[Interval | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -205,25 +204,16 @@ def compare(
     # Each pair: settings that the baseline does not know can still differ between later runs.
     for one, other in combinations(conditions, 2):
         refuse_differences(one, other)
-    iou_types, notes = _common_iou_types(pairs)
+    iou_types, notes = common_iou_types(pairs)
     if len(pairs) > 1:
         notes += _setting_notes(pairs) + _same_results_notes(pairs)
 
-    replicates = {}
+    replicates: dict[str, Replicates] = {}
     if bootstrap and len(pairs) > 1:
-        matches, missing = _load_all_matches(files, summaries, labels, iou_types)
+        replicates, missing = replicate_runs(
+            files, summaries, labels, iou_types, replicates=bootstrap, seed=seed
+        )
         notes += missing
-        if not missing:
-            groups = np.array([row.group for row in summaries[0].per_category])
-            num_images = summaries[0].dataset.num_images
-            for iou_type in iou_types:
-                replicates[iou_type] = paired_bootstrap(
-                    [m[iou_type] for m in matches],
-                    groups,
-                    num_images,
-                    replicates=bootstrap,
-                    seed=seed,
-                )
     elif len(pairs) > 1:
         notes.append("no intervals: the bootstrap was turned off.")
 
@@ -252,9 +242,9 @@ def compare(
         metrics=[
             _metric_row(iou_type, metric, summaries, replicates.get(iou_type))
             for iou_type in iou_types
-            for metric in _metric_names(max_dets)
+            for metric in metric_names(max_dets)
         ],
-        categories=_category_rows(summaries, iou_types),
+        categories=_category_rows(summaries, iou_types, replicates),
         notes=notes,
         replicates=bootstrap if replicates else 0,
         seed=seed,
@@ -262,7 +252,36 @@ def compare(
     )
 
 
-def _metric_names(max_dets: int | None) -> list[str]:
+def replicate_runs(
+    files: Sequence[Path],
+    summaries: Sequence[Summary],
+    names: Sequence[str],
+    iou_types: Sequence[str],
+    *,
+    replicates: int,
+    seed: int,
+) -> tuple[dict[str, Replicates], list[str]]:
+    """Return the replicates of all runs by IoU type; where matches are missing, none and a note."""
+    matches, missing = _load_all_matches(files, summaries, names, iou_types)
+    if missing:
+        return {}, missing
+    groups = np.array([row.group for row in summaries[0].per_category])
+    found = {}
+    for iou_type in iou_types:
+        of_type = [m[iou_type] for m in matches]
+        paths = [file.with_name(layout.MATCHES) for file in files]
+        found[iou_type] = replicate_metrics(
+            of_type,
+            groups,
+            summaries[0].dataset.num_images,
+            fixed=[load_fixed(path, m) for path, m in zip(paths, of_type, strict=True)],
+            replicates=replicates,
+            seed=seed,
+        )
+    return found, []
+
+
+def metric_names(max_dets: int | None) -> list[str]:
     """Return METRICS with the recall named by the cap on detections."""
     renamed = {recall_metric(MAX_DETECTIONS): recall_metric(max_dets)}
     return [renamed.get(metric, metric) for metric in METRICS]
@@ -279,7 +298,7 @@ def _default_names(files: Sequence[Path]) -> list[str]:
     return [f"{folder.name} ({number})" for number, folder in enumerate(folders, start=1)]
 
 
-def _common_iou_types(pairs: Sequence[tuple[str, Summary]]) -> tuple[list[str], list[str]]:
+def common_iou_types(pairs: Sequence[tuple[str, Summary]]) -> tuple[list[str], list[str]]:
     """Return the IoU types that all have, and a note for each that some lack."""
     common: list[str] = []
     notes = []
@@ -360,12 +379,12 @@ def _check_same_evaluation(path: Path, matches: Matches, summary: Summary) -> No
 
 
 def _metric_row(
-    iou_type: str, metric: str, summaries: Sequence[Summary], replicates: np.ndarray | None
+    iou_type: str, metric: str, summaries: Sequence[Summary], replicates: Replicates | None
 ) -> MetricRow:
     values = [summary.metrics[iou_type].get(metric) for summary in summaries]
     difference_intervals: list[Interval | None] = [None] * (len(values) - 1)
-    if replicates is not None and metric in GROUP_METRICS:
-        drawn = replicates[:, :, GROUP_METRICS.index(metric)]
+    if replicates is not None and metric in replicates.metrics:
+        drawn = replicates.metrics[metric]
         difference_intervals = [_interval(run - drawn[0]) for run in drawn[1:]]
     return MetricRow(
         iou_type,
@@ -376,9 +395,12 @@ def _metric_row(
     )
 
 
-def _category_rows(summaries: Sequence[Summary], iou_types: Sequence[str]) -> list[CategoryRow]:
+def _category_rows(
+    summaries: Sequence[Summary], iou_types: Sequence[str], replicates: Mapping[str, Replicates]
+) -> list[CategoryRow]:
     rows = []
-    for same in zip(*(summary.per_category for summary in summaries), strict=True):
+    per_category = zip(*(summary.per_category for summary in summaries), strict=True)
+    for k, same in enumerate(per_category):
         ap = {iou_type: [row.ap(iou_type) for row in same] for iou_type in iou_types}
         first = same[0]
         rows.append(
@@ -390,6 +412,11 @@ def _category_rows(summaries: Sequence[Summary], iou_types: Sequence[str]) -> li
                 first.num_gt,
                 ap,
                 {iou_type: _differences(values) for iou_type, values in ap.items()},
+                {
+                    iou_type: [_interval(run[:, k] - base[:, k]) for run in later]
+                    for iou_type, found in replicates.items()
+                    for base, *later in [found.per_category]
+                },
             )
         )
     return rows

@@ -18,9 +18,11 @@ from iif.data.results import IOU_TYPES, Detections, IouType, available_iou_types
 from iif.errors import InputError
 from iif.evaluation.analyses import Analyses, analyse_matches
 from iif.evaluation.analyses_file import remove_analyses, write_analyses
+from iif.evaluation.intervals import within_fixed_cap
 from iif.evaluation.matches_file import save_matches
 from iif.evaluation.matching import IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
 from iif.evaluation.metrics import (
+    FIXED_DETECTIONS,
     FIXED_METRICS,
     average_precision,
     compute_metrics,
@@ -41,9 +43,6 @@ from iif.evaluation.summary_file import (
 )
 from iif.files import versions
 from iif.statistics import ClassStatistics
-
-# AP-fixed of Dave et al. (arXiv 2102.01066): the cap on a category's detections over the whole set.
-FIXED_DETECTIONS = 10_000
 
 
 def evaluate_files(
@@ -218,7 +217,8 @@ def evaluate(
     for iou_type, found in analysed.items():
         write_analyses(folder, gt, detections, matches[iou_type], found)
     remove_analyses(folder, kept=list(analysed))
-    save_matches(folder / layout.MATCHES, matches)
+    fixed = {iou_type: within_fixed_cap(m, detections) for iou_type, m in matches.items()}
+    save_matches(folder / layout.MATCHES, matches, fixed)
     return write_summary(folder / layout.SUMMARY, summary)
 
 

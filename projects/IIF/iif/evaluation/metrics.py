@@ -20,6 +20,8 @@ RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 _AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 # AP-fixed over all categories and over each group; iif.evaluation.evaluate computes it.
 FIXED_METRICS = ("AP-fixed", "APr-fixed", "APc-fixed", "APf-fixed")
+# AP-fixed of Dave et al. (arXiv 2102.01066): the cap on a category's detections over the whole set.
+FIXED_DETECTIONS = 10_000
 
 
 def recall_metric(max_dets: int | None, area: str = "") -> str:
