@@ -92,6 +92,7 @@ def evaluate(args: Namespace) -> int:
     masks, AP-fixed, and the outcome of each detection.
     """
     from iif.evaluation.evaluate import evaluate_files
+    from iif.evaluation.export import export_metrics
     from iif.report.analyses import analyses_text
     from iif.report.text import summary_text
 
@@ -106,6 +107,7 @@ def evaluate(args: Namespace) -> int:
         max_dets=args.max_dets,
         analyses=args.analyses,
     )
+    export_metrics(summary, csv_file=args.csv, tensorboard=args.tensorboard, step=args.step)
     print(summary_text(summary))
     if args.analyses:
         print(f"\n{analyses_text(summary)}")
