@@ -8,7 +8,12 @@ from pycocotools import mask as mask_utils
 
 from iif.data.annotations import load_annotations
 from iif.data.columns import detections_of
-from iif.evaluation.boundary import boundary_distance, boundary_of, match_boundaries
+from iif.evaluation.boundary import (
+    _Window,
+    boundary_distance,
+    boundary_of,
+    match_boundaries,
+)
 from iif.evaluation.matching import match
 from iif.evaluation.metrics import average_precision, precision_and_recall
 from random_cases import random_case
@@ -53,6 +58,27 @@ def test_a_boundary_is_mask_without_its_erosion() -> None:
     expected[3:7, 3:7] = 0
     assert (boundary_of(square, 1) == expected).all()
     assert (boundary_distance(10, 10), boundary_distance(480, 640)) == (1, 16)
+
+
+def test_windows_are_those_of_pycocotools() -> None:
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        height, width = rng.integers(1, 60, 2)
+        masks = []
+        for _ in range(2):
+            mask = (rng.random((height, width)) < rng.choice([0.05, 0.5, 1.0])).astype(np.uint8)
+            mask[: rng.integers(height), :] = 0
+            mask[rng.integers(height), rng.integers(width)] = 1
+            masks.append(mask)
+        distance = 1 + number % 3
+        windows = [
+            _Window.of(mask_utils.encode(np.asfortranarray(mask)), distance) for mask in masks
+        ]
+        whole = [
+            mask_utils.encode(np.asfortranarray(boundary_of(mask, distance))) for mask in masks
+        ]
+        assert [w.size for w in windows] == mask_utils.area(whole).tolist()
+        assert windows[0].iou(windows[1]) == mask_utils.iou(whole[:1], whole[1:], [0])[0, 0]
 
 
 def test_federated_masks_lose_by_their_boundary_and_never_gain() -> None:

@@ -7,11 +7,12 @@ by d pixels. The overlap of two objects is the lower of mask IoU and the IoU of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 from tqdm import tqdm
@@ -73,7 +74,7 @@ def _lower(gt: Annotations, detections: Detections, overlaps: Overlaps) -> NDArr
     same = detections.category[entry_of] == gt.ann_category[overlaps.gt]
     # Nothing below the lowest threshold can match, and the boundary cannot raise an overlap.
     wanted = np.flatnonzero(same & (iou >= IOU_THRESHOLDS[0]) & ~gt.crowd[overlaps.gt])
-    boundaries: dict[int, dict[str, Any]] = {}
+    boundaries: dict[int, _Window] = {}
     image = -1
     order = wanted[np.argsort(detections.image[entry_of[wanted]], kind="stable")]
     for entry in tqdm(order, desc="boundary IoU", unit="pair", delay=1, disable=None):
@@ -83,20 +84,73 @@ def _lower(gt: Annotations, detections: Detections, overlaps: Overlaps) -> NDArr
             boundaries = {}
             distance = boundary_distance(*gt.image_sizes[image].tolist())
         # Detections and ground truth by one key: d, and -1 - g.
-        pair = []
-        for key, rle in ((d, detections.rle[d]), (-1 - g, gt.rle(g))):
+        for key in (d, -1 - g):
             if key not in boundaries:
-                boundaries[key] = _boundary(rle, distance)
-            pair.append(boundaries[key])
-        found = mask_utils.iou(pair[:1], pair[1:], [0])
-        iou[entry] = min(iou[entry], float(found[0, 0]))
+                rle = detections.rle[d] if key == d else gt.rle(g)
+                boundaries[key] = _Window.of(rle, distance)
+        iou[entry] = min(iou[entry], boundaries[d].iou(boundaries[-1 - g]))
     return iou
 
 
-def _boundary(rle: Mapping[str, Any], distance: int) -> dict[str, Any]:
-    mask = mask_utils.decode(rle)
-    x, y, width, height = (int(v) for v in mask_utils.toBbox(rle))
-    # Outside of its box the mask is empty, as beyond the image's border.
-    box = np.s_[y : y + height, x : x + width]
-    mask[box] = boundary_of(np.ascontiguousarray(mask[box]), distance)
-    return mask_utils.encode(np.asfortranarray(mask))
+@dataclass(frozen=True)
+class _Window:
+    """A boundary's pixels within the box of its mask; outside of it there are none.
+
+    Attributes:
+        x, y: where the box begins.
+        pixels: (width, height) bool, transposed.
+        size: how many are set.
+    """
+
+    x: int
+    y: int
+    pixels: NDArray[np.bool_]
+    size: int
+
+    @classmethod
+    def of(cls, rle: Mapping[str, Any], distance: int) -> _Window:
+        """Return the boundary of a compressed RLE that was checked."""
+        x, y, width, height = (int(v) for v in mask_utils.toBbox(rle))
+        pixels = np.zeros((width, height), np.uint8)
+        _fill(np.frombuffer(rle["counts"], np.uint8), rle["size"][0], x, y, pixels)
+        boundary = boundary_of(pixels, distance).astype(np.bool_)
+        return cls(x, y, boundary, int(np.count_nonzero(boundary)))
+
+    def iou(self, other: _Window) -> float:
+        """Return the share of pixels that both have among those that one has."""
+        x, y = max(self.x, other.x), max(self.y, other.y)
+        ends = [np.add((one.x, one.y), one.pixels.shape) for one in (self, other)]
+        width, height = (max(0, int(v)) for v in np.minimum(*ends) - (x, y))
+        mine, its = (
+            one.pixels[x - one.x : x - one.x + width, y - one.y : y - one.y + height]
+            for one in (self, other)
+        )
+        shared = int(np.count_nonzero(mine & its))
+        return shared / (self.size + other.size - shared)
+
+
+@njit(cache=True)
+def _fill(counts: NDArray, image_height: int, x: int, y: int, pixels: NDArray) -> None:
+    """Set the pixels of a compressed RLE, which all lie in the window that begins at x, y."""
+    before_last, last, number, begin, at = 0, 0, 0, 0, 0
+    while at < len(counts):
+        run, shift, more = 0, 0, True
+        while more:
+            digit: int = np.int64(counts[at]) - 48  # type: ignore[assignment]
+            at += 1
+            run |= (digit & 31) << shift
+            shift += 5
+            more = digit & 32 != 0
+            if not more and digit & 16:
+                run |= -1 << shift
+        if number > 2:
+            run += before_last
+        end = begin + run
+        while number % 2 and begin < end:
+            column, top = begin // image_height, begin % image_height
+            bottom = min(image_height, top + end - begin)
+            pixels[column - x, top - y : bottom - y] = 1
+            begin += bottom - top
+        begin = end
+        before_last, last = last, run
+        number += 1
