@@ -12,7 +12,7 @@ from iif.data.annotations import Annotations
 from iif.data.results import Detections
 from iif.evaluation.curves import BestThreshold
 from iif.evaluation.matching import ErrorType, Matches, Outcome
-from iif.evaluation.overlaps import has_area
+from iif.evaluation.missed import counted_objects
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def confusion_matrix(
     # An object's cell is decided by its true positive, else by the best-scored confusion.
     deciding = np.flatnonzero(true | (false & (matches.error_type == ErrorType.CLS)))
     deciding = deciding[np.lexsort((-detections.score[deciding], ~true[deciding]))]
-    counts = has_area(gt.area, gt.exhaustive) & ~gt.ignore & ~(gt.area < 0) & ~(gt.area > 1e5**2)
+    counts = counted_objects(gt)
     deciding = deciding[counts[matches.gt_row[deciding]]]
     objects, first = np.unique(matches.gt_row[deciding], return_index=True)
     deciding = deciding[first]

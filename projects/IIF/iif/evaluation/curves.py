@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from iif.data.annotations import Annotations
 from iif.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
 from iif.evaluation.metrics import RECALL_THRESHOLDS
-from iif.evaluation.missed import interpolated_precision
 
 
 @dataclass(frozen=True)
@@ -92,6 +91,19 @@ def best_thresholds(gt: Annotations, matches: Matches) -> list[BestThreshold]:
         values = (100 * float(v[at]) for v in (found.precision, found.recall, found.f1))
         best.append(BestThreshold(category_id, float(found.threshold[at]), *values))
     return best
+
+
+def interpolated_precision(true: NDArray[np.bool_], num_gt: int) -> NDArray[np.float64]:
+    """Return (101,) the highest precision at each recall threshold or above, 0 to 1.
+
+    Args:
+        true: whether each detection that counts is true, best score first.
+        num_gt: objects, at least 1.
+    """
+    found = np.cumsum(true)
+    precision = found / np.arange(1, len(true) + 1)
+    highest = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
+    return highest[np.searchsorted(found / num_gt, RECALL_THRESHOLDS)]
 
 
 def precision_at_recalls(matches: Matches) -> NDArray[np.float64]:

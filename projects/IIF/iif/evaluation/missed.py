@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections
-from iif.evaluation.matching import ErrorType, Matches, Outcome
-from iif.evaluation.metrics import RECALL_THRESHOLDS
+from iif.evaluation.curves import interpolated_precision
+from iif.evaluation.matching import AREA_RANGES, ErrorType, Matches, Outcome
 from iif.evaluation.overlaps import has_area
 
 GROUPS = ("all", "r", "c", "f")
@@ -91,6 +91,13 @@ def found_objects(gt: Annotations, detections: Detections, matches: Matches) -> 
         detections, matches: of a run, with error types.
     """
     return _fates(gt, detections, matches)[0]
+
+
+def counted_objects(gt: Annotations) -> NDArray[np.bool_]:
+    """Return (G,) which ground truth counts at every size."""
+    low, high = AREA_RANGES["all"]
+    outside = (gt.area < low) | (gt.area > high)
+    return has_area(gt.area, gt.exhaustive) & ~gt.ignore & ~outside
 
 
 def missed_rows(gt: Annotations, found: NDArray[np.uint8]) -> list[MissedRow]:
@@ -174,7 +181,7 @@ def _fates(
     gt: Annotations, detections: Detections, matches: Matches
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """Return (G,) a `Found`, and (D,) whether repairing a detection makes it a true positive."""
-    found = np.where(gt.ignore | ~_in_range(gt), Found.NOT_COUNTED, Found.MISS).astype(np.uint8)
+    found = np.where(counted_objects(gt), Found.MISS, Found.NOT_COUNTED).astype(np.uint8)
     found[matches.gt_row[matches.outcome == Outcome.TP]] = Found.FOUND
     repaired = np.zeros(len(detections), np.bool_)
     wrong = np.isin(matches.error_type, [ErrorType.LOC, ErrorType.CLS])
@@ -187,11 +194,6 @@ def _fates(
     types = matches.error_type[wrong_rows[first]]
     found[objects] = np.where(types == ErrorType.LOC, Found.LOC, Found.CLS)
     return found, repaired
-
-
-def _in_range(gt: Annotations) -> NDArray[np.bool_]:
-    """Return (G,) whether the area lies in the range "all"."""
-    return has_area(gt.area, gt.exhaustive) & ~((gt.area < 0) | (gt.area > 1e5**2))
 
 
 def _is_missed(found: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -236,19 +238,6 @@ class _Curve:
             if left[k]:
                 ap[k] = 100 * interpolated_precision(true, left[k]).mean()
         return ap
-
-
-def interpolated_precision(true: NDArray[np.bool_], num_gt: int) -> NDArray[np.float64]:
-    """Return (101,) the highest precision at each recall threshold or above, 0 to 1.
-
-    Args:
-        true: whether each detection that counts is true, best score first.
-        num_gt: objects, at least 1.
-    """
-    found = np.cumsum(true)
-    precision = found / np.arange(1, len(true) + 1)
-    highest = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
-    return highest[np.searchsorted(found / num_gt, RECALL_THRESHOLDS)]
 
 
 def _members(gt: Annotations) -> Iterator[tuple[str, NDArray[np.bool_]]]:

@@ -142,6 +142,8 @@ def _coco(
 
     with contextlib.redirect_stdout(io.StringIO()):
         gt = COCO(gt_path)
+        for annotation in gt.anns.values():
+            annotation.setdefault("iscrowd", 0)  # COCOeval fails without it
         evaluator = COCOeval(gt, gt.loadRes(rows), iou_type)
         evaluator.params.maxDets = [len(rows) if max_dets is None else max_dets]
         evaluator.evaluate()
