@@ -20,7 +20,7 @@ from iif.evaluation.evaluate import fixed_average_precision
 from iif.evaluation.intervals import INTERVAL_METRICS, replicate_metrics, within_fixed_cap
 from iif.evaluation.matches_file import load_fixed, load_matches
 from iif.evaluation.matching import match
-from iif.evaluation.metrics import mean_by_group, precision_and_recall
+from iif.evaluation.metrics import average_precision, mean_by_group, precision_and_recall
 from iif.evaluation.overlaps import find_overlaps
 from iif.evaluation.seeds import compare_seeds
 
@@ -53,12 +53,12 @@ def test_replicates_equal_the_evaluation_of_each_draw(runs: tuple) -> None:
     num_images = len(gt.image_ids)
     options = {"replicates": REPLICATES, "seed": 0}
     drawn = replicate_metrics(matches, gt.groups, num_images, fixed=fixed, **options)
-    assert list(drawn.metrics) == list(INTERVAL_METRICS)
+    assert set(drawn.metrics) == set(INTERVAL_METRICS)
     for replicate, weights in enumerate(draws(num_images)):
         for run, m in enumerate(matches):
             precision, _ = precision_and_recall(m, weights, num_areas=1)
             ap = precision[0].mean(axis=0)
-            np.testing.assert_allclose(drawn.per_category[run, replicate], ap, rtol=1e-6)
+            np.testing.assert_allclose(drawn.per_category[run, replicate], ap, atol=1e-9)
             expected = dict(zip(GROUP_METRICS, mean_by_group(ap, gt.groups), strict=True))
             expected["AP50"] = np.nanmean(precision[0, 0])
             expected["AP75"] = np.nanmean(precision[0, 5])
@@ -82,9 +82,7 @@ def test_ap_fixed_takes_the_best_of_each_category(
     for detections, matches in found:
         kept = within_fixed_cap(matches, detections)
         assert 0 < kept.sum() < len(kept)
-        once = lambda *_: np.ones(len(gt.image_ids), np.int64)  # noqa: E731
-        part = intervals._part(matches, kept)
-        ap = intervals.weighted_precision(part)(once()).mean(axis=1)
+        ap = average_precision(intervals._part(matches, kept))
         overlaps = find_overlaps(gt, detections, "bbox")
         expected = fixed_average_precision(gt, detections, "bbox", overlaps)
         np.testing.assert_allclose(ap, expected, rtol=0, atol=1e-9)

@@ -45,36 +45,47 @@ def paired_bootstrap(
     Returns:
         (runs, replicates, 4) in the order of GROUP_METRICS; NaN where a group has no category.
     """
-    evaluators = [weighted_average_precision(matches) for matches in runs]
+    drawn = category_bootstrap(runs, len(groups), num_images, replicates=replicates, seed=seed)
+    return group_means(drawn, groups)
+
+
+def group_means(drawn: NDArray[np.float64], groups: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Return (..., 4) means over all, rare, common and frequent categories, from (..., K).
+
+    NaN is left out; a mean of nothing is NaN.
+    """
     members = [np.ones(len(groups), bool), *(groups == group for group in "rcf")]
-    out = np.full((len(runs), replicates, len(members)), np.nan)
+    defined = ~np.isnan(drawn)
+    means = []
+    for chosen in members:
+        number = defined[..., chosen].sum(axis=-1)
+        total = np.nansum(drawn[..., chosen], axis=-1)
+        means.append(np.where(number > 0, total / np.maximum(number, 1), np.nan))
+    return np.stack(means, axis=-1)
+
+
+def category_bootstrap(
+    runs: Sequence[Matches],
+    num_categories: int,
+    num_images: int,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Return (runs, replicates, K) AP of every run and category in every replicate, in percent.
+
+    NaN where a category has no drawn ground truth. Arguments are those of `paired_bootstrap`.
+    """
+    evaluators = [weighted_average_precision(matches) for matches in runs]
+    rng = np.random.default_rng(seed)
+    out = np.full((len(runs), replicates, num_categories), np.nan)
 
     def evaluate(replicate: int, weights: NDArray[np.int64]) -> None:
         for run, evaluator in enumerate(evaluators):
-            ap = evaluator(weights)
-            defined = ~np.isnan(ap)
-            for column, group in enumerate(members):
-                if (counted := group & defined).any():
-                    out[run, replicate, column] = ap[counted].mean()
+            out[run, replicate] = evaluator(weights)
 
-    for_each_draw(evaluate, num_images, replicates, seed)
-    return out
-
-
-def for_each_draw(
-    evaluate: Callable[[int, NDArray[np.int64]], None], num_images: int, replicates: int, seed: int
-) -> None:
-    """Call ``evaluate(replicate, image_weights)`` for each draw of images, in threads.
-
-    Args:
-        evaluate: takes the replicate's number and how often each image was drawn, (I,).
-        num_images: images in the data set: as many are drawn, with replacement.
-        replicates: how often to draw.
-        seed: of the draws; they depend on nothing else.
-    """
-    # Kernels release the interpreter lock. Draws are made here, in order, so that the result does
-    # not depend on the number of threads. Batches bound the number of draws in memory.
-    rng = np.random.default_rng(seed)
+    # The kernel releases the interpreter lock. Draws are made here, in order, so that the result
+    # does not depend on the number of threads. Batches bound the number of draws in memory.
     threads = os.cpu_count() or 1
     with (
         ThreadPoolExecutor(threads) as pool,
@@ -88,6 +99,7 @@ def for_each_draw(
             ]
             list(pool.map(evaluate, batch, draws))
             bar.update(len(batch))
+    return out
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
@@ -102,15 +114,7 @@ def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float] | No
 def weighted_average_precision(
     matches: Matches,
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
-    """Return a function of image weights (I,) that gives AP per category (K,) in percent."""
-    precision = weighted_precision(matches)
-    return lambda weights: precision(weights).mean(axis=1)
-
-
-def weighted_precision(
-    matches: Matches,
-) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
-    """Return a function of image weights (I,) that gives AP (K, T) at each IoU, in percent.
+    """Return a function of image weights (I,) that gives AP per category (K,) in percent.
 
     It computes what `iif.evaluation.metrics.average_precision` does, faster. The running maximum of
     precision changes at true positives alone, so a call visits only true positives and ignored
@@ -153,13 +157,13 @@ def weighted_precision(
 def _average_precision(  # type: ignore[no-untyped-def]
     weights, image, category_offsets, position, is_tp, offsets, num_gt
 ):
-    """AP (K, T) in percent, NaN without ground truth; the 101-point rule of the lvis evaluator."""
+    """AP (K,) in percent, NaN without ground truth; the 101-point rule of the lvis evaluator."""
     num_thresholds, num_categories = offsets.shape[0], offsets.shape[1] - 1
     longest = np.max(np.diff(category_offsets)) if num_categories else 0
     seen = np.empty(longest, np.int64)
     recall, precision = np.empty(longest), np.empty(longest)
     thresholds = RECALL_THRESHOLDS
-    ap = np.full((num_categories, num_thresholds), np.nan)
+    ap = np.full(num_categories, np.nan)
     for c in range(num_categories):
         if num_gt[c] == 0:
             continue
@@ -168,8 +172,8 @@ def _average_precision(  # type: ignore[no-untyped-def]
         for v in range(begin, end):
             total += weights[image[v]]
             seen[v - begin] = total
+        area = 0.0
         for t in range(num_thresholds):
-            area = 0.0
             found, ignored, length = 0, 0, 0
             for event in range(offsets[t, c], offsets[t, c + 1]):
                 v = position[event]
@@ -190,5 +194,5 @@ def _average_precision(  # type: ignore[no-untyped-def]
                     r -= 1
                 best = max(best, precision[i])
             area += best * (r + 1)
-            ap[c, t] = 100.0 * area / len(thresholds)
+        ap[c] = 100.0 * area / (num_thresholds * len(thresholds))
     return ap

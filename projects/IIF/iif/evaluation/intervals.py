@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif.data.results import Detections
-from iif.evaluation.bootstrap import for_each_draw, weighted_precision
+from iif.evaluation.bootstrap import GROUP_METRICS, category_bootstrap, group_means
 from iif.evaluation.matching import IOU_THRESHOLDS, Matches, Outcome
 from iif.evaluation.metrics import FIXED_DETECTIONS, FIXED_METRICS
 from iif.evaluation.overlaps import row_offsets
@@ -25,11 +25,11 @@ class Replicates:
     Attributes:
         metrics: each of INTERVAL_METRICS -> (runs, replicates); those of AP-fixed only where it
             can be computed for every run.
-        per_category: (runs, replicates, K) float32, AP.
+        per_category: (runs, replicates, K) AP.
     """
 
     metrics: dict[str, NDArray[np.float64]]
-    per_category: NDArray[np.float32]
+    per_category: NDArray[np.float64]
 
 
 def within_fixed_cap(matches: Matches, detections: Detections) -> NDArray[np.bool_] | None:
@@ -74,36 +74,24 @@ def replicate_metrics(
         replicates: how often to draw.
         seed: of the draws, which are those of `iif.evaluation.bootstrap.paired_bootstrap`.
     """
-    members = [np.ones(len(groups), bool), *(groups == group for group in "rcf")]
     at_50, at_75 = (int(np.argmin(abs(IOU_THRESHOLDS - iou))) for iou in (0.5, 0.75))
-    has_fixed = len(fixed) == len(runs) and all(kept is not None for kept in fixed)
-    names = INTERVAL_METRICS if has_fixed else INTERVAL_METRICS[: -len(FIXED_METRICS)]
-    metrics = {name: np.full((len(runs), replicates), np.nan) for name in names}
-    per_category = np.full((len(runs), replicates, len(groups)), np.nan, np.float32)
-    evaluators = [weighted_precision(matches) for matches in runs]
-    fixed_evaluators = [
-        None if kept is None or kept.all() else weighted_precision(_part(matches, kept))
-        for matches, kept in zip(runs, fixed if has_fixed else [None] * len(runs), strict=True)
-    ]
+    draws = {"replicates": replicates, "seed": seed}
 
-    def evaluate(replicate: int, weights: NDArray[np.int64]) -> None:
-        for run, evaluator in enumerate(evaluators):
-            precision = evaluator(weights)
-            ap = precision.mean(axis=1)
-            per_category[run, replicate] = ap
-            values = {"AP50": precision[:, at_50], "AP75": precision[:, at_75]}
-            means = {name: _mean(value, members[0]) for name, value in values.items()}
-            for name, chosen in zip(("AP", "APr", "APc", "APf"), members, strict=True):
-                means[name] = _mean(ap, chosen)
-            if has_fixed:
-                other = fixed_evaluators[run]
-                fixed_ap = ap if other is None else other(weights).mean(axis=1)
-                for name, chosen in zip(FIXED_METRICS, members, strict=True):
-                    means[name] = _mean(fixed_ap, chosen)
-            for name, value in means.items():
-                metrics[name][run, replicate] = value
+    def drawn(variants: Sequence[Matches]) -> NDArray[np.float64]:
+        return category_bootstrap(variants, len(groups), num_images, **draws)
 
-    for_each_draw(evaluate, num_images, replicates, seed)
+    per_category = drawn(runs)
+    means = group_means(per_category, groups)
+    metrics = {name: means[..., column] for column, name in enumerate(GROUP_METRICS)}
+    for name, at in (("AP50", at_50), ("AP75", at_75)):
+        at_iou = [replace(matches, flags=matches.flags[:1, at : at + 1]) for matches in runs]
+        metrics[name] = group_means(drawn(at_iou), groups)[..., 0]
+    kept = [rows for rows in fixed if rows is not None]
+    if len(kept) == len(runs):
+        if not all(rows.all() for rows in kept):
+            parts = [_part(matches, rows) for matches, rows in zip(runs, kept, strict=True)]
+            means = group_means(drawn(parts), groups)
+        metrics |= {name: means[..., column] for column, name in enumerate(FIXED_METRICS)}
     return Replicates(metrics, per_category)
 
 
@@ -120,8 +108,3 @@ def _part(matches: Matches, kept: NDArray[np.bool_]) -> Matches:
         score=matches.score[kept],
         flags=np.ascontiguousarray(matches.flags[:1, :, kept]),
     )
-
-
-def _mean(values: NDArray[np.float64], chosen: NDArray[np.bool_]) -> float:
-    defined = values[chosen & ~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else np.nan
