@@ -310,6 +310,22 @@ _command(
     check=check_train,
 )
 _command(
+    "predict",
+    commands.predict,
+    arg("run", metavar="RUN", help="output folder of a training, or a checkpoint in it"),
+    arg("images", nargs="+", metavar="IMAGE", help="image files, or folders of them"),
+    arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    arg(
+        "--min-score",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="leave out detections with a lower score (default %(default)s)",
+    ),
+    arg("--no-pictures", action="store_true", help="write the JSON file alone"),
+    arg("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)"),
+)
+_command(
     "quickstart",
     commands.quickstart,
     arg(

@@ -284,6 +284,25 @@ def train(args: Namespace) -> None:
         print(summary_text(summary))
 
 
+def predict(args: Namespace) -> None:
+    """Detect objects in images with a trained run: JSON and pictures."""
+    from iif.predict import image_files, load_predictor
+    from iif.predict import predict as run_predictor
+
+    files = image_files(args.images)
+    predictor = load_predictor(args.run, args.device)
+    path = run_predictor(
+        predictor,
+        files,
+        args.output,
+        min_score=args.min_score,
+        pictures=not args.no_pictures,
+    )
+    print(f"Detections: {path}")
+    if not args.no_pictures:
+        print(f"Pictures:   {path.parent / 'pictures'} ({len(files)})")
+
+
 def quickstart(args: Namespace) -> None:
     """Run every step on a small data set: train, evaluate, compare, report.
 
