@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +76,7 @@ def test_a_missing_tensorboard_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard.summary", None)
+    monkeypatch.setattr("iif.evaluation.export.find_spec", lambda name: None)
     assert main([*command, "--tensorboard", str(tmp_path / "log")]) == 2
     assert "pip install tensorboard" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

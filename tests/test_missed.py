@@ -6,10 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.columns import detections_of
 from iif.data.results import Detections
+from iif.evaluation.confusion import confusion_matrix, thresholds_of
+from iif.evaluation.curves import best_thresholds
 from iif.evaluation.matching import ErrorType, Matches, Outcome, match
 from iif.evaluation.metrics import compute_metrics
 from iif.evaluation.missed import (
@@ -66,6 +70,30 @@ def test_ap50_is_the_evaluation_s_and_every_object_has_one_fate(iou_type: Any) -
             assert impacts[0].counts[name] == (matches.error_type == kind).sum()
         assert rows[0].objects == sum(row.objects for row in rows[1:])
     assert seen == set(Found)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    seed=st.integers(0, 10_000),
+    transform=st.sampled_from([lambda s: 0.1 * s, lambda s: s - 3, lambda s: s**3]),
+)
+def test_a_strictly_increasing_change_of_scores_changes_thresholds_alone(
+    seed: int, transform: Any
+) -> None:
+    gt, results = random_case(seed)
+    rescaled = [r | {"score": float(transform(r["score"]))} for r in results]
+    runs = [matched(gt, rows) for rows in (results, rescaled)]
+    assert error_impacts(*runs[0]) == error_impacts(*runs[1])
+    assert (found_objects(*runs[0]) == found_objects(*runs[1])).all()
+    best = [best_thresholds(annotations, matches) for annotations, _, matches in runs]
+    assert [replace(b, threshold=None) for b in best[0]] == [
+        replace(b, threshold=None) for b in best[1]
+    ]
+    cells = [
+        confusion_matrix(*run, thresholds_of(run[0], own))
+        for run, own in zip(runs, best, strict=True)
+    ]
+    assert cells[0] == cells[1]
 
 
 def federated() -> tuple[dict[str, Any], list[dict[str, Any]]]:

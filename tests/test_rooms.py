@@ -23,6 +23,7 @@ FLOORS = (
     ("tuning",),
     ("d2", "tv"),
     ("demo", "predict"),
+    ("evaluating",),
     ("commands",),
     ("arguments",),
     ("cli",),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from inspect import cleandoc
 from typing import Any, NamedTuple
 
-from iif import commands
+from iif import commands, evaluating
 from iif.arguments import (
     BOOTSTRAP,
     EXHAUSTIVE,
@@ -161,7 +161,7 @@ _command(
 )
 _command(
     "evaluate",
-    commands.evaluate,
+    evaluating.evaluate,
     GT,
     RESULTS,
     arg(

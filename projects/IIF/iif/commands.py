@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from iif import layout
 from iif.errors import InputError
+from iif.evaluating import compare_seeds, training_statistics
 
 if TYPE_CHECKING:
     from iif.report.pictures import Drawer
-    from iif.statistics import ClassStatistics
 
 
 def weights(args: Namespace) -> None:
@@ -85,45 +85,6 @@ def openmoji(args: Namespace) -> None:
     print(f"Validation annotations: {folder / VAL_JSON}")
 
 
-def evaluate(args: Namespace) -> int:
-    """Evaluate a result file as LVIS does, or as COCO does.
-
-    The annotation file's content decides: LVIS's format or COCO's. Computes AP and AR for boxes and
-    masks, AP-fixed, and the outcome of each detection.
-    """
-    from iif.evaluation.evaluate import evaluate_files
-    from iif.evaluation.export import export_metrics
-    from iif.report.analyses import analyses_text
-    from iif.report.text import summary_text
-
-    summary = evaluate_files(
-        args.gt,
-        args.results,
-        iou_types=args.iou_type,
-        output_dir=args.output,
-        outcomes=args.outcomes,
-        exhaustive=args.exhaustive,
-        statistics=_training_statistics(args),
-        max_dets=args.max_dets,
-        analyses=args.analyses,
-    )
-    export_metrics(summary, csv_file=args.csv, tensorboard=args.tensorboard, step=args.step)
-    print(summary_text(summary))
-    if args.analyses:
-        print(f"\n{analyses_text(summary)}")
-    if args.iou_type is None and "segm" not in summary["metrics"]:
-        print(f"\n{args.results} has no masks: evaluated as boxes alone.")
-    print(f"\nSummary, matches{' and outcomes' if args.outcomes else ''}: {args.output}")
-    if not args.verify:
-        return 0
-    from iif.evaluation.verify import verify
-    from iif.report.verification import verification_text
-
-    found = verify(args.gt, args.results, list(summary["metrics"]), max_dets=args.max_dets)
-    print(f"\n{verification_text(found)}")
-    return 0 if all(one.equal for one in found) else 1
-
-
 def compare(args: Namespace) -> None:
     """Compare evaluated runs with a baseline.
 
@@ -137,7 +98,7 @@ def compare(args: Namespace) -> None:
     from iif.report.text import comparison_text
 
     if args.names and len(set(args.names)) < len(args.names):
-        _compare_seeds(args)
+        compare_seeds(args)
         return
     comparison = compare(
         [args.baseline, *args.runs], names=args.names, bootstrap=args.bootstrap, seed=args.seed
@@ -151,19 +112,6 @@ def compare(args: Namespace) -> None:
         print(f"\nTables and plots: {args.output}")
     if args.html:
         print(f"Page: {args.html}")
-
-
-def _compare_seeds(args: Namespace) -> None:
-    from iif.evaluation.seeds import compare_seeds
-    from iif.report.seeds import save_seeds, seeds_text
-
-    if args.html:
-        raise InputError("a comparison of several seeds a method has no page, only text and JSON")
-    runs = [args.baseline, *args.runs]
-    found = compare_seeds(runs, args.names, bootstrap=args.bootstrap, seed=args.seed)
-    if args.output:
-        save_seeds(found, args.output)
-    print(seeds_text(found))
 
 
 def false_positives(args: Namespace) -> None:
@@ -186,7 +134,7 @@ def false_positives(args: Namespace) -> None:
     if len(names) != len(paths) or len(set(names)) != len(names):
         raise InputError(f"{len(paths)} different names are needed, one for each run")
     check_recall(args.recall)
-    statistics = _training_statistics(args)
+    statistics = training_statistics(args)
     iou_type = args.iou_type or common_iou_type(paths)
     gt = load_annotations(
         args.gt, exhaustive=args.exhaustive, masks=iou_type == "segm", statistics=statistics
@@ -437,12 +385,6 @@ def _tune_all(args: Namespace) -> None:
     print(trials_text(result))
     print(f"Plain checkpoint: {result['folded']}")
     print(f"Curves, pages and configuration: {args.output}")
-
-
-def _training_statistics(args: Namespace) -> ClassStatistics | None:
-    from iif.statistics import ClassStatistics
-
-    return ClassStatistics.from_json(args.train_json) if args.train_json else None
 
 
 def _require_detectron2() -> None:

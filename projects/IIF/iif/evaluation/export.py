@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from iif.errors import InputError
@@ -52,11 +53,15 @@ def _rows(summary: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
                 yield iou_type, category["id"], name, value
 
 
+def require_tensorboard() -> None:
+    """Raise InputError where TensorBoard is not installed."""
+    if find_spec("tensorboard") is None:
+        raise InputError("TensorBoard is not installed: pip install tensorboard")
+
+
 def _write_events(summary: Mapping[str, Any], folder: str, step: int) -> None:
-    try:
-        from tensorboard.summary import Writer
-    except ImportError:
-        raise InputError("TensorBoard is not installed: pip install tensorboard") from None
+    require_tensorboard()
+    from tensorboard.summary import Writer
 
     writer = Writer(folder)
     try:
