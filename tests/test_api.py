@@ -60,6 +60,24 @@ def test_every_form_of_the_input_gives_the_same(tmp_path: Path, case: Case, coco
     assert masks["metrics"] == {"segm": wanted["metrics"]["segm"]}
 
 
+def test_rles_of_pycocotools_are_taken_as_they_are(case: Case) -> None:
+    """Their counts are bytes."""
+    gt, rows = case
+    wanted = evaluate(gt, rows)
+    size = {image["id"]: (image["height"], image["width"]) for image in gt["images"]}
+    for annotation in gt["annotations"]:
+        shape = annotation["segmentation"]
+        if isinstance(shape, list):
+            shape = mask_utils.merge(mask_utils.frPyObjects(shape, *size[annotation["image_id"]]))
+        elif isinstance(shape["counts"], str):
+            shape = {**shape, "counts": shape["counts"].encode()}
+        annotation["segmentation"] = shape
+    for row in rows:
+        row["segmentation"] |= {"counts": row["segmentation"]["counts"].encode()}
+    assert same(evaluate(gt, rows), wanted)
+    assert same(evaluate(gt, columns_of(rows)), wanted)
+
+
 def test_what_is_evaluated_in_memory_can_be_written_and_compared(
     tmp_path: Path, case: Case, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +140,8 @@ def test_faults_of_rows_tables_and_annotations_are_named(tmp_path: Path, case: C
         evaluate(gt, rows)
     with pytest.raises(InputError, match="segmentation is missing; it is needed for segm"):
         evaluate(gt, np.zeros((1, 7)), iou_types=["segm"])
+    with pytest.raises(InputError, match="iou_types has 'boxes'"):
+        evaluate(gt, np.zeros((1, 7)), iou_types=["boxes"])
     with pytest.raises(InputError, match=r"a table must be \(D, 7\)"):
         evaluate(gt, np.zeros((3, 6)))
     expected(tmp_path, random_case(29, masks=True))

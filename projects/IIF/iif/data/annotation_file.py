@@ -13,8 +13,7 @@ import functools
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from hashlib import sha256
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -227,18 +226,9 @@ def decode(path: str | os.PathLike[str]) -> AnnotationFile:
     return _checked(source, read_json(source, _File, what=WHAT))
 
 
-def decode_content(content: Mapping[str, Any]) -> tuple[AnnotationFile, str]:
-    """Return what a dict holds that is an annotation file's content, and the hash of its JSON.
-
-    Raises:
-        InputError: as :func:`read_annotation_file`; messages call the file "annotations".
-    """
-    source = "annotations"
-    try:
-        text = msgspec.json.encode(content, enc_hook=lambda value: value.tolist())
-        return _checked(source, msgspec.json.decode(text, type=_File)), sha256(text).hexdigest()
-    except (msgspec.ValidationError, TypeError, AttributeError) as error:
-        raise InputError(f"{source}: not {WHAT}: {error}") from None
+def decode_text(source: str, text: bytes) -> AnnotationFile:
+    """Decode JSON as :func:`decode` decodes a file; msgspec's errors are the caller's to name."""
+    return _checked(source, msgspec.json.decode(text, type=_File))
 
 
 def _checked(source: str, content: _File) -> AnnotationFile:

@@ -12,11 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask as mask_utils
 
 from iif.data import rle
+from iif.data.annotation_content import decode_content
 from iif.data.annotation_file import (
     AnnotatedImage,
     AnnotationFile,
     annotation_file_sha256,
-    decode_content,
     read_annotation_file,
     rows_of,
 )

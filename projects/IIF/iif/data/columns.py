@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
-from iif.data.results import Detections, IouType
+from iif.data.results import IOU_TYPES, Detections, IouType
 from iif.data.rle import FAULTS, RLEs, from_runs
 from iif.errors import InputError
 
 # What messages call results that come from no file.
 SOURCE = "results"
+_REQUIRED = ("image_id", "category_id", "score")
+_KEYS = (*_REQUIRED, "bbox", "segmentation")
 # The columns of pycocotools' (D, 7) table of boxes (COCO.loadNumpyAnnotations).
 _TABLE = "image_id, x, y, width, height, score, category_id"
 
@@ -48,6 +50,9 @@ def detections_of(
     for key, column in columns.items():
         if len(column) != number:
             raise InputError(f"{SOURCE}: {len(column)} of {key} for {number} of score")
+    unknown = [t for t in iou_types or () if t not in IOU_TYPES]
+    if unknown:
+        raise InputError(f"iou_types has {unknown[0]!r}; it must be of {', '.join(IOU_TYPES)}")
     keys: dict[IouType, str] = {"bbox": "bbox", "segm": "segmentation"}
     chosen: list[IouType] = [t for t, key in keys.items() if iou_types is None or t in iou_types]
     present = [t for t in chosen if keys[t] in columns or number == 0]
@@ -86,21 +91,20 @@ def _columns(results: Any) -> dict[str, Any]:
     else:
         rows = list(results)
         # What the first row has is given in every row.
-        keys = rows[0] if rows else ("image_id", "category_id", "score")
+        first = rows[0] if rows else dict.fromkeys(_REQUIRED, 0)
         columns = {
             key: [_value(row, number, key) for number, row in enumerate(rows)]
-            for key in ("image_id", "category_id", "score", "bbox", "segmentation")
-            if key in keys
+            for key in _KEYS
+            if first.get(key) is not None
         }
-    for key in ("image_id", "category_id", "score"):
+    for key in _REQUIRED:
         if key not in columns:
             raise InputError(f"{SOURCE}: {key} is missing")
-    known = ("image_id", "category_id", "score", "bbox", "segmentation")
-    return {key: columns[key] for key in known if columns.get(key) is not None}
+    return {key: columns[key] for key in _KEYS if columns.get(key) is not None}
 
 
 def _value(row: Mapping[str, Any], number: int, key: str) -> Any:
-    if key not in row:
+    if row.get(key) is None:
         raise InputError(f"{SOURCE}: row {number}: {key} is missing")
     return row[key]
 

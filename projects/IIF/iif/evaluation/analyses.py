@@ -8,7 +8,12 @@ from iif.data.annotations import Annotations
 from iif.data.results import Detections
 from iif.evaluation.calibration import Calibration, calibrations
 from iif.evaluation.class_agnostic import class_agnostic_recall
-from iif.evaluation.confusion import ConfusionCell, confusion_matrix, thresholds_of
+from iif.evaluation.confusion import (
+    ConfusionCell,
+    confusion_matrix,
+    most_confused,
+    thresholds_of,
+)
 from iif.evaluation.curves import BestThreshold, best_thresholds
 from iif.evaluation.matching import MAX_DETECTIONS, Matches
 from iif.evaluation.metrics import compute_metrics
@@ -21,6 +26,9 @@ from iif.evaluation.missed import (
 )
 from iif.evaluation.overlaps import Overlaps
 
+# Confused pairs in the summary.
+NUM_CONFUSIONS = 1000
+
 
 @dataclass(frozen=True)
 class Analyses:
@@ -30,7 +38,8 @@ class Analyses:
         missed: found and missed objects, a row for all and for each frequency group.
         error_impact: TIDE's dAP, rows likewise.
         thresholds: the score threshold of best F1 of each category with ground truth.
-        confusion: the cells of the confusion matrix at these thresholds that are not 0.
+        confusion: pairs of categories that are confused most at these thresholds, at most
+            NUM_CONFUSIONS; the whole matrix is a table of its own.
         calibration: rows likewise; empty where a score is not from 0 to 1.
         class_agnostic_recall: by name ("AR@100", "ARs@100", ...), percent.
         boundary: Boundary AP and AR by name, percent; None for boxes.
@@ -73,7 +82,9 @@ def analyse_matches(
         missed=missed_rows(gt, found_objects(gt, detections, matches)),
         error_impact=error_impacts(gt, detections, matches),
         thresholds=best,
-        confusion=confusion_matrix(gt, detections, matches, thresholds_of(gt, best)),
+        confusion=most_confused(
+            confusion_matrix(gt, detections, matches, thresholds_of(gt, best)), NUM_CONFUSIONS
+        ),
         calibration=calibrations(gt, matches),
         class_agnostic_recall=class_agnostic_recall(gt, detections, matches.iou_type),
         boundary=boundary,

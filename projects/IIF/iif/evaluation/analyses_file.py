@@ -14,6 +14,7 @@ from iif import layout
 from iif.data.annotations import Annotations
 from iif.data.results import IOU_TYPES, Detections
 from iif.evaluation.analyses import Analyses
+from iif.evaluation.confusion import confusion_matrix, thresholds_of
 from iif.evaluation.curves import curve
 from iif.evaluation.matching import Matches
 from iif.evaluation.missed import Found, found_objects
@@ -68,7 +69,9 @@ def write_analyses(
                 "missed" if cell.predicted_id is None else cell.predicted_id,
                 cell.count,
             )
-            for cell in found.confusion
+            for cell in confusion_matrix(
+                gt, detections, matches, thresholds_of(gt, found.thresholds)
+            )
         ),
     )
 

@@ -30,6 +30,17 @@ class ConfusionCell:
     count: int
 
 
+def most_confused(cells: Sequence[ConfusionCell], number: int) -> list[ConfusionCell]:
+    """Return the cells of two different categories, most frequent first, at most ``number``."""
+    pairs = [
+        cell
+        for cell in cells
+        if None not in (cell.category_id, cell.predicted_id)
+        and cell.category_id != cell.predicted_id
+    ]
+    return sorted(pairs, key=lambda cell: -cell.count)[:number]
+
+
 def thresholds_of(gt: Annotations, best: Sequence[BestThreshold]) -> NDArray[np.float64]:
     """Return (K,) the thresholds of best F1; infinite for a category that has none."""
     thresholds = np.full(len(gt.category_ids), np.inf)

@@ -25,7 +25,7 @@ def analyses_text(summary: Mapping[str, Any]) -> str:
             parts.append(f"Confusions at the thresholds of best F1, {name}\n" + confusions)
         if found["calibration"]:
             parts.append(f"Calibration of scores, {name} (%)\n" + _calibration(found))
-        recall = found["class_agnostic_recall"]
+        recall = {k: v for k, v in found["class_agnostic_recall"].items() if k.startswith("AR@")}
         parts.append(f"Recall without regard to categories, {name} (%)\n" + _metrics(recall))
         if found["boundary"] is not None:
             parts.append("Boundary AP (%)\n" + _metrics(found["boundary"]))
@@ -62,14 +62,10 @@ def _impact(found: Mapping[str, Any]) -> str:
 def _confusions(found: Mapping[str, Any], categories: Sequence[Mapping[str, Any]]) -> str:
     """Return the most frequent pairs of categories; "" without any."""
     names = {category["id"]: category["name"] for category in categories}
-    pairs = [
-        (cell["count"], names[cell["category_id"]], names[cell["predicted_id"]])
-        for cell in found["confusion"]
-        if None not in (cell["category_id"], cell["predicted_id"])
-        and cell["category_id"] != cell["predicted_id"]
+    rows = [
+        [names[cell["category_id"]], names[cell["predicted_id"]], f"{cell['count']:,}"]
+        for cell in found["confusion"][:_NUM_PAIRS]
     ]
-    pairs.sort(key=lambda pair: -pair[0])
-    rows = [[true, predicted, f"{count:,}"] for count, true, predicted in pairs[:_NUM_PAIRS]]
     return text_table(["object", "detected as", "objects"], rows, left=2) if rows else ""
 
 
