@@ -13,6 +13,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iif import layout
 from iif.data.results import IOU_TYPES
@@ -210,10 +211,12 @@ def compare(
 
     replicates: dict[str, Replicates] = {}
     if bootstrap and len(pairs) > 1:
-        replicates, missing = replicate_runs(
-            files, summaries, labels, iou_types, replicates=bootstrap, seed=seed
-        )
+        matches, fixed, missing = load_all_matches(files, summaries, labels, iou_types)
         notes += missing
+        if not missing:
+            replicates = replicate_runs(
+                matches, fixed, summaries[0], iou_types, replicates=bootstrap, seed=seed
+            )
     elif len(pairs) > 1:
         notes.append("no intervals: the bootstrap was turned off.")
 
@@ -253,32 +256,34 @@ def compare(
 
 
 def replicate_runs(
-    files: Sequence[Path],
-    summaries: Sequence[Summary],
-    names: Sequence[str],
+    matches: Sequence[Mapping[str, Matches]],
+    fixed: Sequence[Mapping[str, NDArray[np.bool_] | None]],
+    summary: Summary,
     iou_types: Sequence[str],
     *,
     replicates: int,
     seed: int,
-) -> tuple[dict[str, Replicates], list[str]]:
-    """Return the replicates of all runs by IoU type; where matches are missing, none and a note."""
-    matches, missing = _load_all_matches(files, summaries, names, iou_types)
-    if missing:
-        return {}, missing
-    groups = np.array([row.group for row in summaries[0].per_category])
-    found = {}
-    for iou_type in iou_types:
-        of_type = [m[iou_type] for m in matches]
-        paths = [file.with_name(layout.MATCHES) for file in files]
-        found[iou_type] = replicate_metrics(
-            of_type,
+) -> dict[str, Replicates]:
+    """Return the replicates of runs by IoU type, from what `load_all_matches` returns.
+
+    Args:
+        matches, fixed: of each run.
+        summary: of one of them; all were evaluated alike.
+        iou_types: those to replicate.
+        replicates, seed: of the bootstrap.
+    """
+    groups = np.array([row.group for row in summary.per_category])
+    return {
+        iou_type: replicate_metrics(
+            [run[iou_type] for run in matches],
             groups,
-            summaries[0].dataset.num_images,
-            fixed=[load_fixed(path, m) for path, m in zip(paths, of_type, strict=True)],
+            summary.dataset.num_images,
+            fixed=[kept[iou_type] for kept in fixed],
             replicates=replicates,
             seed=seed,
         )
-    return found, []
+        for iou_type in iou_types
+    }
 
 
 def metric_names(max_dets: int | None) -> list[str]:
@@ -338,26 +343,27 @@ def _same_results_notes(pairs: Sequence[tuple[str, Summary]]) -> list[str]:
     ]
 
 
-def _load_all_matches(
+def load_all_matches(
     files: Sequence[Path],
     summaries: Sequence[Summary],
     names: Sequence[str],
     iou_types: Sequence[str],
-) -> tuple[list[dict[str, Matches]], list[str]]:
-    """Return each run's matches, or notes that say which are missing."""
-    matches = []
+) -> tuple[list[dict[str, Matches]], list[dict[str, NDArray[np.bool_] | None]], list[str]]:
+    """Return each run's matches and what AP-fixed takes of them, or notes on what is missing."""
+    matches, fixed = [], []
     for file, summary, name in zip(files, summaries, names, strict=True):
         path = file.with_name(layout.MATCHES)
         again = f"evaluate {name} again to make it"
         if not path.is_file():
-            return [], [f"no intervals: {path} is missing; {again}."]
+            return [], [], [f"no intervals: {path} is missing; {again}."]
         loaded = load_matches(path)
         for iou_type in iou_types:
             if iou_type not in loaded:
-                return [], [f"no intervals: {path} has no {iou_type} matches; {again}."]
+                return [], [], [f"no intervals: {path} has no {iou_type} matches; {again}."]
             _check_same_evaluation(path, loaded[iou_type], summary)
         matches.append(loaded)
-    return matches, []
+        fixed.append({t: load_fixed(path, loaded[t]) for t in iou_types})
+    return matches, fixed, []
 
 
 def _check_same_evaluation(path: Path, matches: Matches, summary: Summary) -> None:
