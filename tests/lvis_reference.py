@@ -13,7 +13,7 @@ from lvis import LVIS, LVISEval, LVISResults
 
 
 @contextlib.contextmanager
-def _removed_alias() -> Iterator[None]:
+def removed_alias() -> Iterator[None]:
     """Supply ``np.float``, which numpy removed in 1.24 and lvis 0.5.3 still uses."""
     np.float = float
     try:
@@ -36,7 +36,7 @@ def lvis_evaluate(
     left_out = "bbox" if iou_type == "segm" else "segmentation"
     results = [{k: v for k, v in result.items() if k != left_out} for result in results]
     gt = LVIS(str(gt_path))
-    with _removed_alias(), warnings.catch_warnings(action="ignore"):
+    with removed_alias(), warnings.catch_warnings(action="ignore"):
         evaluator = LVISEval(gt, LVISResults(gt, results, max_dets), iou_type)
         evaluator.run()
     metrics = {k: None if v == -1 else 100 * v for k, v in evaluator.get_results().items()}

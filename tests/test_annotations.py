@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as mask_utils
 
+from coco_reference import coco_style
 from iif.data import annotation_file
 from iif.data.annotation_file import forget_annotation_files, read_annotation_file
 from iif.data.annotations import load_annotations
@@ -153,14 +154,6 @@ def test_the_file_of_an_image(image: dict, file: str) -> None:
     assert load_annotations_of(content).file_names == [file]
 
 
-def coco_style(content: dict) -> dict:
-    for image in content["images"]:
-        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
-    for category in content["categories"]:
-        del category["frequency"], category["image_count"]
-    return content
-
-
 def training_counts(content: dict) -> ClassStatistics:
     ids = [category["id"] for category in content["categories"]]
     return ClassStatistics(
@@ -201,7 +194,8 @@ def test_crowds_are_coco_s_alone() -> None:
     content, _ = random_case(7, ignore=False)
     content["annotations"][0]["iscrowd"] = 1
     assert not load_annotations_of(content).crowd.any()
-    gt = load_annotations_of(content, exhaustive=True)
+    content["annotations"][1]["ignore"] = 1  # COCOeval overwrites it by iscrowd
+    gt = load_annotations_of(coco_style(content))
     assert gt.crowd.tolist() == gt.ignore.tolist() == [True] + [False] * (len(gt.ann_ids) - 1)
 
 
@@ -270,9 +264,10 @@ def test_a_missing_or_cut_off_file_is_refused(tmp_path: Path) -> None:
         load_annotations(write(tmp_path, text[: len(text) // 2]))
 
 
-def test_coco_format_without_groups_names_the_remedy() -> None:
-    with pytest.raises(InputError, match="give the training annotations"):
-        load_annotations_of(coco_style(random_case(7)[0]), exhaustive=True)
+def test_coco_format_without_training_counts_has_no_groups() -> None:
+    gt = load_annotations_of(coco_style(random_case(7)[0]))
+    assert set(gt.groups) == {""}
+    assert set(gt.image_count) == {-1}
 
 
 def test_training_counts_of_another_data_set_are_refused() -> None:
@@ -346,11 +341,9 @@ def test_a_file_is_decoded_and_hashed_once(tmp_path: Path, reads: Counter) -> No
     counted = ClassStatistics.from_json(path)
     boxes = load_annotations(path, statistics=counted)
     masks = load_annotations(str(path), masks=True)
-    coco = load_annotations(path, exhaustive=True)
     assert reads == {"decoded": 1, "hashed": 1}
     assert boxes.segmentation is None
     assert list(masks.segmentation) == [a["segmentation"] for a in content["annotations"]]
-    assert (boxes.exhaustive, coco.exhaustive) == (False, True)
     # The counts beside the file spare the decoding, too.
     forget_annotation_files()
     assert ClassStatistics.from_json(path).same_counts(counted)
@@ -443,7 +436,8 @@ def test_the_format_is_told_by_content_unless_one_insists() -> None:
     lvis, _ = random_case(7)
     counts = training_counts(lvis)
     assert not load_annotations_of(lvis).exhaustive
-    assert load_annotations_of(lvis, exhaustive=True).exhaustive
+    with pytest.raises(InputError, match="is in LVIS's format"):
+        load_annotations_of(lvis, exhaustive=True)
     coco = coco_style(random_case(7)[0])
     assert load_annotations_of(coco, statistics=counts).exhaustive
     with pytest.raises(InputError, match="say that the annotation is exhaustive"):

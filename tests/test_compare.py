@@ -14,6 +14,7 @@ from iif.cli import main
 from iif.errors import InputError
 from iif.evaluation.compare import METRICS, compare
 from iif.evaluation.evaluate import evaluate_files
+from iif.evaluation.intervals import INTERVAL_METRICS
 from iif.evaluation.summary_file import find_summary
 from iif.report.comparison_plots import plot_difference_by_image_count
 from iif.report.pipelines import save_comparison
@@ -70,7 +71,7 @@ def test_differences_and_intervals(evaluated):
         assert row.values == [s["metrics"][row.iou_type][row.metric] for s in summaries]
         if None not in row.values:
             assert row.differences == [row.values[1] - row.values[0]]
-        with_interval = row.metric in ("AP", "APr", "APc", "APf")
+        with_interval = row.metric in INTERVAL_METRICS
         assert (row.difference_intervals[0] is not None) == with_interval
         if with_interval:
             interval = row.difference_intervals[0]
@@ -82,8 +83,11 @@ def test_a_run_against_itself_is_exactly_zero(evaluated):
     comparison = quick([evaluated / "weak", evaluated / "weak"], names=["a", "b"])
     for row in comparison.metrics:
         assert row.differences[0] in (0.0, None)
-        if row.metric in ("AP", "APr", "APc", "APf"):
+        if row.metric in INTERVAL_METRICS:
             assert row.difference_intervals[0].low == row.difference_intervals[0].high == 0.0
+    for category in comparison.categories:
+        for interval in (category.intervals[iou_type][0] for iou_type in ("bbox", "segm")):
+            assert interval is None or interval.low == interval.high == 0.0
     assert comparison.extremes() == ([], [])
     assert "a and b were evaluated from the same result file." in comparison.notes
     assert "[0.00, 0.00]" in comparison_text(comparison)

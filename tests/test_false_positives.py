@@ -23,7 +23,7 @@ from iif.evaluation.false_positives import (
     analyse,
     verified_images,
 )
-from iif.evaluation.matching import ErrorType, Outcome
+from iif.evaluation.matching import ErrorType, Outcome, match
 from iif.evaluation.runs import load_runs
 from iif.evaluation.scenes import choose_scenes
 from iif.report.records import false_positives_json
@@ -79,8 +79,6 @@ def test_counts_at_matched_recall_equal_a_plain_loop(tmp_path_factory, seed, rec
 
 
 def rematched(gt, run, score):
-    from iif.evaluation.matching import match
-
     detections = replace(run.detections, score=score)
     matches = match(gt, detections, run.matches.iou_type)
     return replace(run, detections=detections, matches=matches)
@@ -128,6 +126,38 @@ def test_group_rows_sum_their_categories(tmp_path):
             rates = [1000 * t / verified[k] for t, k in zip(totals, counted, strict=True)]
             assert row.per_1000[i] == pytest.approx(np.mean(rates))
             assert row.reached[i] == sum(not math.isnan(run.threshold[k]) for k in members)
+
+
+def test_the_false_discovery_rate_charges_unreached_categories(tmp_path):
+    gt, runs = make_runs(tmp_path, 5, images=40, qualities=(0.8, 0.3))
+    analysis = analyse(gt, runs)
+    unreached = 0
+    for row in analysis.groups:
+        for i, run in enumerate(analysis.runs):
+            rates = []
+            for k in range(len(gt.category_ids)):
+                if analysis.num_gt[k] and row.group in ("all", gt.groups[k]):
+                    point = plain_point(gt, runs[i], k, 0.5)
+                    unreached += point is None
+                    rate = 1 if point is None else sum(point[2]) / (sum(point[2]) + point[1])
+                    rates.append(100 * rate)
+                    assert run.false_discovery[k] == pytest.approx(100 * rate)
+            assert row.false_discovery[i] == pytest.approx(np.mean(rates))
+    assert unreached
+
+
+def test_dropping_detections_lowers_the_sum_but_not_the_false_discovery_rate(tmp_path):
+    gt, (base, run) = make_runs(tmp_path, 5, images=40, qualities=(0.8, 0.9))
+    before = analyse(gt, [base, run])
+    worst = np.argmax(np.where(before.matched, before.runs[1].false_positives.sum(axis=1), -1))
+    detections = run.detections
+    keep = np.flatnonzero(detections.category != worst)
+    part = {key: getattr(detections, key)[keep] for key in ("image", "category", "score", "bbox")}
+    dropped = replace(detections, rle=None, mask_area=None, **part)
+    dropped = replace(run, detections=dropped, matches=match(gt, dropped, "bbox"))
+    after = analyse(gt, [base, dropped])
+    assert after.groups[0].total[1] < before.groups[0].total[1]
+    assert after.groups[0].false_discovery[1] > before.groups[0].false_discovery[1]
 
 
 def test_curve_meets_the_primary_figure(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pycocotools import mask as mask_utils
 
+from coco_reference import coco_style
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import load_results
 from iif.errors import InputError
@@ -31,13 +33,10 @@ from random_cases import random_case
 def run(
     folder: Path, gt: dict, results: list[dict], iou_type: str = "bbox", **options: Any
 ) -> tuple[Matches, Annotations]:
+    gt = coco_style(copy.deepcopy(gt)) if options.pop("exhaustive", False) else gt
     (folder / "gt.json").write_text(json.dumps(gt))
     (folder / "results.json").write_text(json.dumps(results))
-    annotations = load_annotations(
-        folder / "gt.json",
-        masks=iou_type == "segm",
-        exhaustive=options.pop("exhaustive", False),
-    )
+    annotations = load_annotations(folder / "gt.json", masks=iou_type == "segm")
     detections = load_results(folder / "results.json", annotations, iou_type=iou_type)
     return match(annotations, detections, iou_type, **options), annotations
 

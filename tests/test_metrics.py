@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import load_results
@@ -32,14 +27,11 @@ def run(
     gt: dict,
     results: list[dict],
     iou_type: str,
-    exhaustive: bool = False,
     **caps: Any,
 ) -> tuple[Matches, Annotations]:
     (folder / "gt.json").write_text(json.dumps(gt))
     (folder / "results.json").write_text(json.dumps(results))
-    annotations = load_annotations(
-        folder / "gt.json", masks=iou_type == "segm", exhaustive=exhaustive
-    )
+    annotations = load_annotations(folder / "gt.json", masks=iou_type == "segm")
     detections = load_results(folder / "results.json", annotations, iou_type=iou_type)
     return match(annotations, detections, iou_type, classify_errors=False, **caps), annotations
 
@@ -83,46 +75,6 @@ def test_ap_fixed_equals_the_official_evaluator_on_the_best_of_each_category(
         np.testing.assert_allclose(
             average_precision(matches), expected["AP"], rtol=0, atol=1e-9, err_msg=f"seed {seed}"
         )
-
-
-def coco_case(seed: int, masks: bool) -> tuple[dict, list[dict]]:
-    """A random case without what COCO's rules treat otherwise, and with crowds."""
-    gt, results = random_case(seed, masks=masks, ignore=False)
-    rng = np.random.default_rng(seed)
-    gt["annotations"] = [a for a in gt["annotations"] if a["area"] > 0]
-    for annotation in gt["annotations"]:
-        annotation["iscrowd"] = int(rng.random() < 0.2)
-    for image in gt["images"]:
-        image["not_exhaustive_category_ids"] = []
-    return gt, [row for row in results if row["bbox"][2] > 0 and row["bbox"][3] > 0]
-
-
-@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-def test_exhaustive_ap_equals_the_official_coco_evaluator(tmp_path: Path, iou_type: str) -> None:
-    compared = 0
-    for seed in range(60):
-        gt, results = coco_case(seed, masks=iou_type == "segm")
-        if not gt["annotations"] or not results:
-            continue
-        matches, annotations = run(tmp_path, gt, results, iou_type, exhaustive=True)
-        _, per_category = compute_metrics(matches, annotations)
-        left_out = "bbox" if iou_type == "segm" else "segmentation"
-        rows = [{k: v for k, v in row.items() if k != left_out} for row in results]
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO()
-            coco.dataset = copy.deepcopy(gt)
-            coco.createIndex()
-            evaluator = COCOeval(coco, coco.loadRes(rows), iou_type)
-            evaluator.params.maxDets = [300]
-            evaluator.evaluate()
-            evaluator.accumulate()
-        precision = evaluator.eval["precision"][:, :, :, 0, 0]
-        expected = 100 * np.where(precision == -1, np.nan, precision).mean(axis=(0, 1))
-        np.testing.assert_allclose(
-            per_category["AP"], expected, rtol=0, atol=1e-9, err_msg=f"seed {seed}"
-        )
-        compared += 1
-    assert compared > 40
 
 
 def repeated(gt: dict, results: list[dict], weights: dict[int, int]) -> tuple[dict, list[dict]]:

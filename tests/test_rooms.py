@@ -24,6 +24,7 @@ FLOORS = (
     ("tuning",),
     ("d2", "tv", "classification"),
     ("demo", "predict"),
+    ("evaluating",),
     ("commands",),
     ("arguments",),
     ("cli",),

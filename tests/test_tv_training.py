@@ -227,10 +227,10 @@ class TestEvaluation:
         assert again["metrics"] == summary["metrics"]
         assert again["dataset"]["exhaustive"] is True
 
-    def test_exhaustive_can_be_insisted_on(self, data, trained, tmp_path):
+    def test_a_federated_file_is_not_exhaustive(self, data, trained, tmp_path):
         images = data.parent / "images"
-        summary = evaluate(trained[0], data, images, tmp_path, exhaustive=True, device="cpu")
-        assert summary["dataset"]["exhaustive"] is True
+        with pytest.raises(InputError, match="is in LVIS's format"):
+            evaluate(trained[0], data, images, tmp_path, exhaustive=True, device="cpu")
         assert trained[1]["dataset"]["exhaustive"] is False
 
     def test_a_loaded_model_goes_to_the_device_of_the_evaluation(self, data, trained, monkeypatch):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from iif.errors import InputError
 
 if TYPE_CHECKING:
+    from iif.evaluation.api import Evaluator, evaluate
     from iif.methods import build_method
     from iif.statistics import ClassStatistics
 
@@ -15,11 +16,23 @@ try:
 except PackageNotFoundError:  # a checkout on PYTHONPATH, not installed
     __version__ = "0+unknown"
 
-__all__ = ["ClassStatistics", "InputError", "__version__", "build_method"]
+__all__ = [
+    "ClassStatistics",
+    "Evaluator",
+    "InputError",
+    "__version__",
+    "build_method",
+    "evaluate",
+]
 
 # Imported when first used (PEP 562): torch takes seconds and hundreds of megabytes, which the
 # evaluation, the comparison and the report do without.
-_HOME = {"ClassStatistics": "statistics", "build_method": "methods"}
+_HOME = {
+    "ClassStatistics": "statistics",
+    "Evaluator": "evaluation.api",
+    "build_method": "methods",
+    "evaluate": "evaluation.api",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -132,6 +132,15 @@ def replicates(text: str) -> int:
     return count(text)
 
 
+def cap(text: str) -> int | None:
+    """Return a cap on detections, None for -1, which is none: the type of an argument."""
+    if text == "-1":
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number from 1 on nor -1")
+    return int(text)
+
+
 # Arguments that several commands share.
 GT = arg(
     "--gt",
@@ -151,14 +160,15 @@ EXHAUSTIVE = arg(
     "--exhaustive",
     action="store_const",
     const=True,  # without the flag None: the file's content decides
-    help="every category is annotated in every image, as in COCO (default: told from the file)",
+    help="insist on COCO's format, in which every category is annotated in every image; a file "
+    "in LVIS's format is refused (default: told from the file)",
 )
 TRAIN_JSON = arg(
     "--train-json",
     metavar="FILE",
     reads=itself,
     help="training annotations, to count rare, common and frequent categories from where the test "
-    "annotations do not name them (COCO's format)",
+    "annotations do not name them (COCO's format, without it: AP without these groups)",
 )
 NAMES = arg("--names", nargs="+", metavar="NAME", help="of all runs, the baseline first")
 RECALL = arg(

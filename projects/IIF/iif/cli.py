@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from inspect import cleandoc
 from typing import Any, NamedTuple
 
-from iif import commands, layout
+from iif import commands, evaluating, layout
 from iif.arguments import (
     BOOTSTRAP,
     EXHAUSTIVE,
@@ -30,6 +30,7 @@ from iif.arguments import (
     TRAIN_JSON,
     Argument,
     arg,
+    cap,
     check_outputs,
     check_plain_model,
     check_report,
@@ -47,7 +48,7 @@ from iif.errors import InputError
 from iif.files import os_error_text
 from iif.outputs import protect
 
-Run = Callable[[argparse.Namespace], None]
+Run = Callable[[argparse.Namespace], int | None]  # the exit status, None for 0
 
 
 class _Command(NamedTuple):
@@ -87,9 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.check(args)
         with protect(inputs_of(command.arguments, args)):
             check_outputs(command.arguments, args)
-            command.run(args)
+            status = command.run(args)
         sys.stdout.flush()
-        return 0
+        return status or 0
     except InputError as error:
         flags = [flag for words, flag in _REMEDIES.items() if words in str(error)]
         known = [flag for flag in flags if flag[2:].replace("-", "_") in args]
@@ -194,7 +195,7 @@ _command(
 )
 _command(
     "evaluate",
-    commands.evaluate,
+    evaluating.evaluate,
     GT,
     RESULTS,
     arg(
@@ -204,7 +205,30 @@ _command(
         help="evaluate boxes, masks or both (default: those that the results have)",
     ),
     output("DIR", layout.EVALUATION_FILES, "the folder to write to"),
+    arg(
+        "--max-dets",
+        type=cap,
+        default=300,
+        metavar="N",
+        help="the cap on detections of an image (LVIS's format) or of a category in an image "
+        "(COCO's; COCOeval's default is 100); -1 for none (default %(default)s)",
+    ),
     arg("--outcomes", action="store_true", help="write each detection's outcome as CSV"),
+    arg(
+        "--analyses",
+        action="store_true",
+        help="also analyse missed objects, errors (dAP), thresholds, confusions, calibration, "
+        "class-agnostic recall and Boundary AP, and write their tables",
+    ),
+    arg("--csv", metavar="FILE", help="write the metrics as a table, by category too"),
+    arg("--tensorboard", metavar="DIR", help="add the metrics to a TensorBoard log"),
+    arg("--step", type=count, default=0, help="of the TensorBoard log (default %(default)s)"),
+    arg(
+        "--verify",
+        action="store_true",
+        help="run the official evaluator (lvis, or COCOeval) on the same files, too, and print the "
+        "largest difference; exit status 1 where it is above 1e-9 percentage points",
+    ),
     EXHAUSTIVE,
     TRAIN_JSON,
 )

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from iif import layout
 from iif.errors import InputError
+from iif.evaluating import compare_seeds, training_statistics
 
 if TYPE_CHECKING:
     from iif.report.pictures import Drawer
-    from iif.statistics import ClassStatistics
 
 
 def weights(args: Namespace) -> None:
@@ -85,34 +85,13 @@ def openmoji(args: Namespace) -> None:
     print(f"Validation annotations: {folder / VAL_JSON}")
 
 
-def evaluate(args: Namespace) -> None:
-    """Evaluate a result file as LVIS does.
-
-    Computes AP and AR for boxes and masks, AP-fixed, and the outcome of each detection.
-    """
-    from iif.evaluation.evaluate import evaluate_files
-    from iif.report.text import summary_text
-
-    summary = evaluate_files(
-        args.gt,
-        args.results,
-        iou_types=args.iou_type,
-        output_dir=args.output,
-        outcomes=args.outcomes,
-        exhaustive=args.exhaustive,
-        statistics=_training_statistics(args),
-    )
-    print(summary_text(summary))
-    if args.iou_type is None and "segm" not in summary["metrics"]:
-        print(f"\n{args.results} has no masks: evaluated as boxes alone.")
-    print(f"\nSummary, matches{' and outcomes' if args.outcomes else ''}: {args.output}")
-
-
 def compare(args: Namespace) -> None:
     """Compare evaluated runs with a baseline.
 
     Shows metrics, differences with intervals from a paired bootstrap over images, and the
-    categories that gained and lost most. Runs of detection or of image classification.
+    categories that gained and lost most. Runs of the same name are seeds of one method: means,
+    standard deviations, intervals over seeds and images. Runs of detection or of image
+    classification.
     """
     from iif.classification import reports
 
@@ -123,6 +102,9 @@ def compare(args: Namespace) -> None:
     from iif.report.html import write_report
     from iif.report.text import comparison_text
 
+    if args.names and len(set(args.names)) < len(args.names):
+        compare_seeds(args)
+        return
     comparison = compare(
         [args.baseline, *args.runs], names=args.names, bootstrap=args.bootstrap, seed=args.seed
     )
@@ -157,7 +139,7 @@ def false_positives(args: Namespace) -> None:
     if len(names) != len(paths) or len(set(names)) != len(names):
         raise InputError(f"{len(paths)} different names are needed, one for each run")
     check_recall(args.recall)
-    statistics = _training_statistics(args)
+    statistics = training_statistics(args)
     iou_type = args.iou_type or common_iou_type(paths)
     gt = load_annotations(
         args.gt, exhaustive=args.exhaustive, masks=iou_type == "segm", statistics=statistics
@@ -417,12 +399,6 @@ def _tune_all(args: Namespace) -> None:
     print(trials_text(result))
     print(f"Plain checkpoint: {result['folded']}")
     print(f"Curves, pages and configuration: {args.output}")
-
-
-def _training_statistics(args: Namespace) -> ClassStatistics | None:
-    from iif.statistics import ClassStatistics
-
-    return ClassStatistics.from_json(args.train_json) if args.train_json else None
 
 
 def _require_detectron2() -> None:

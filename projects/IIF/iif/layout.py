@@ -40,6 +40,7 @@ COMPARISON_TABLES = (
     COMPARISON_CATEGORIES,
     COMPARISON_CLASSES,
 )
+SEEDS = "seeds"  # of methods of several seeds: .txt, .json
 
 # Of an analysis of false positives; its tables are false_positives.txt, .md, .json and .csv.
 FALSE_POSITIVES = "false_positives"
@@ -72,12 +73,20 @@ def outcomes(iou_type: str) -> str:
     return f"outcomes_{iou_type}.csv"
 
 
-EVALUATION_FILES = (SUMMARY, MATCHES, *map(outcomes, ("bbox", "segm")))
-
-
 def checkpoint(iteration: int) -> str:
     """Return the name of the checkpoint after an iteration, counted from 0, as Detectron2's."""
     return f"model_{iteration:07d}.pth"
+
+
+def analyses(iou_type: str) -> tuple[str, str, str, str]:
+    """Return the names of the tables of missed objects, curves, thresholds and confusions."""
+    missed, curves, thresholds, confusion = (
+        f"{what}_{iou_type}.csv" for what in ("missed", "curves", "thresholds", "confusion")
+    )
+    return missed, curves, thresholds, confusion
+
+
+EVALUATION_FILES = (SUMMARY, MATCHES, *map(outcomes, ("bbox", "segm")))
 
 
 def evaluation_folder(

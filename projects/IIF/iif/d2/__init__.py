@@ -4,6 +4,7 @@ from iif.d2.config import add_iif_config
 from iif.d2.datasets import register_custom_datasets
 from iif.d2.evaluator import IIFEvaluator
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
+from iif.d2.lvis_evaluator import LVISEvaluator
 from iif.d2.roi_heads import IIFCascadeROIHeads, IIFRes5ROIHeads, IIFROIHeads
 from iif.d2.statistics import statistics_from_config
 
@@ -13,6 +14,7 @@ __all__ = [
     "IIFFastRCNNOutputLayers",
     "IIFROIHeads",
     "IIFRes5ROIHeads",
+    "LVISEvaluator",
     "add_iif_config",
     "register_custom_datasets",
     "statistics_from_config",

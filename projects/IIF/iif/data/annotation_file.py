@@ -224,7 +224,15 @@ def forget_annotation_files() -> None:
 def decode(path: str | os.PathLike[str]) -> AnnotationFile:
     """Decode an annotation file: the only place that does. Errors: :func:`read_annotation_file`."""
     source = os.fspath(path)
-    content = read_json(source, _File, what=WHAT)
+    return _checked(source, read_json(source, _File, what=WHAT))
+
+
+def decode_text(source: str, text: bytes) -> AnnotationFile:
+    """Decode JSON as :func:`decode` decodes a file; msgspec's errors are the caller's to name."""
+    return _checked(source, msgspec.json.decode(text, type=_File))
+
+
+def _checked(source: str, content: _File) -> AnnotationFile:
     for key in ("images", "categories"):
         if not getattr(content, key):
             raise InputError(f"{source}: {key} is empty; give {WHAT}")

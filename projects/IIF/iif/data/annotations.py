@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask as mask_utils
 
 from iif.data import rle
+from iif.data.annotation_content import decode_content
 from iif.data.annotation_file import (
     AnnotatedImage,
     AnnotationFile,
@@ -54,13 +55,14 @@ class Annotations:
         file_names: I paths relative to the image folder; "" where the file names none.
         category_ids: (K,) int64, ascending.
         category_names: K names.
-        groups: (K,) "r", "c" or "f".
+        groups: (K,) "r", "c" or "f"; "" for all of a COCO-format file without training counts.
         image_count: (K,) int64 training images that show the category; -1 not known.
         ann_ids: (G,) int64.
         ann_image, ann_category: (G,) int32 rows.
         bbox: (G, 4) float64.
         area: (G,) float64 in square pixels, as the file says (LVIS: the mask's area).
         ignore: (G,) bool; ground truth that counts neither when it is found nor when it is missed.
+            LVIS: the key ``ignore``. COCO: the key ``iscrowd`` alone, as COCOeval overwrites it.
         crowd: (G,) bool; COCO's regions of many objects, which match any number of detections;
             they are in ``ignore`` too. LVIS has none.
         segmentation: G polygons or RLE dicts, decoded on access; None unless loaded with masks.
@@ -147,7 +149,7 @@ class Annotations:
 
 
 def load_annotations(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Mapping[str, Any],
     *,
     exhaustive: bool | None = None,
     masks: bool = False,
@@ -156,25 +158,36 @@ def load_annotations(
     """Return the annotations of a file, which is decoded once in a process.
 
     Args:
-        path: an LVIS- or COCO-format file.
-        exhaustive: whether every category is verified in every image, as in COCO. False insists on
-            LVIS's keys: ``neg_category_ids`` and ``not_exhaustive_category_ids`` of each image and,
-            without ``statistics``, ``frequency`` of each category. By default, the file is in
-            LVIS's format when one of its images has ``neg_category_ids``.
+        path: an LVIS- or COCO-format file, or the content of one.
+        exhaustive: whether every category is verified in every image, as in COCO. By default, the
+            file is in LVIS's format when one of its images has ``neg_category_ids``, and in COCO's
+            otherwise. True refuses a file in LVIS's format. False insists on LVIS's keys:
+            ``neg_category_ids`` and ``not_exhaustive_category_ids`` of each image and, without
+            ``statistics``, ``frequency`` of each category.
         masks: require a segmentation of each annotation, and give access to them.
         statistics: the training set's counts. They fill ``image_count`` and, when
             ``exhaustive``, the frequency groups.
 
     Raises:
         InputError: the file is missing, not JSON (cut off), lacks a key, has an id twice or an
-            annotation, negative or not-exhaustive entry of an unknown image or category.
+            annotation, negative or not-exhaustive entry of an unknown image or category; or it is
+            not of the format that ``exhaustive`` says.
     """
-    content = read_annotation_file(path)
+    if isinstance(path, Mapping):
+        content, sha256 = decode_content(path)
+    else:
+        content, sha256 = read_annotation_file(path), annotation_file_sha256(path)
     content.require("annotations", "bbox", "area", *(["segmentation"] if masks else []))
     if exhaustive is None:
         exhaustive = not content.federated
     if not exhaustive:
         _require_lvis_keys(content)
+    elif content.federated:
+        raise InputError(
+            f"{content.path}: is in LVIS's format, in which an image says which categories are "
+            "verified in it (neg_category_ids), so its annotation is not exhaustive: leave the "
+            "choice to the file's content"
+        )
     groups, image_count = _groups(content, exhaustive, statistics)
     image_sizes = content.image_sizes()
     warn_of_areas(content.path, content.area)
@@ -182,7 +195,7 @@ def load_annotations(
     crowd = content.crowd & exhaustive
     return Annotations(
         path=content.path,
-        sha256=annotation_file_sha256(path),
+        sha256=sha256,
         image_ids=content.image_ids,
         image_sizes=image_sizes,
         file_names=content.file_names(),
@@ -195,7 +208,7 @@ def load_annotations(
         ann_category=content.ann_category,
         bbox=content.bbox,
         area=content.area,
-        ignore=content.ignore | crowd,
+        ignore=crowd if exhaustive else content.ignore,
         crowd=crowd,
         segmentation=content.segmentation if masks else None,
         neg=_pairs(content, "neg_category_ids"),
@@ -224,7 +237,7 @@ def _require_lvis_keys(content: AnnotationFile) -> None:
 def _groups(
     content: AnnotationFile, exhaustive: bool, training: TrainingCounts | None
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Return the (K,) groups and the (K,) training image counts."""
+    """Return the (K,) groups, "" where a COCO-format file has none, and the training counts."""
     source, categories = content.path, content.categories
     image_count = np.array(
         [-1 if c.image_count is None else c.image_count for c in categories], dtype=np.int64
@@ -245,6 +258,8 @@ def _groups(
             own if own is not None and not exhaustive else other
             for own, other in zip(groups, counted, strict=True)
         ]
+    if exhaustive and None in groups:
+        return np.full(len(groups), "", dtype="<U1"), image_count
     for category, group in zip(categories, groups, strict=True):
         if group is None:
             raise InputError(

@@ -47,18 +47,45 @@ def paired_bootstrap(
     Returns:
         (runs, replicates, 4) in the order of GROUP_METRICS; NaN where a group has no category.
     """
-    evaluators = [_average_precisions(matches) for matches in runs]
+    drawn = category_bootstrap(runs, len(groups), num_images, replicates=replicates, seed=seed)
+    return group_means(drawn, groups)
+
+
+def group_means(drawn: NDArray[np.float64], groups: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Return (..., 4) means over all, rare, common and frequent categories, from (..., K).
+
+    NaN is left out; a mean of nothing is NaN.
+    """
     members = [np.ones(len(groups), bool), *(groups == group for group in "rcf")]
+    defined = ~np.isnan(drawn)
+    means = []
+    for chosen in members:
+        number = defined[..., chosen].sum(axis=-1)
+        total = np.nansum(drawn[..., chosen], axis=-1)
+        means.append(np.where(number > 0, total / np.maximum(number, 1), np.nan))
+    return np.stack(means, axis=-1)
+
+
+def category_bootstrap(
+    runs: Sequence[Matches],
+    num_categories: int,
+    num_images: int,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> NDArray[np.float64]:
+    """Return (runs, replicates, K) AP of every run and category in every replicate, in percent.
+
+    NaN where a category has no drawn ground truth. Arguments are those of `paired_bootstrap`.
+    """
+    evaluators = [_average_precisions(matches) for matches in runs]
     rng = np.random.default_rng(seed)
-    out = np.full((len(runs), replicates, len(members)), np.nan)
+    out = np.full((len(runs), replicates, num_categories), np.nan)
 
     def evaluate(first: int, weights: NDArray[np.int32]) -> None:
         for run, evaluator in enumerate(evaluators):
-            for replicate, ap in enumerate(evaluator(weights)[: replicates - first], first):
-                defined = ~np.isnan(ap)
-                for column, group in enumerate(members):
-                    if (counted := group & defined).any():
-                        out[run, replicate, column] = ap[counted].mean()
+            drawn = evaluator(weights)[: replicates - first]
+            out[run, first : first + len(drawn)] = drawn
 
     # The kernel releases the interpreter lock. Draws are made here, in order, so that the result
     # does not depend on the number of threads. Batches bound the number of draws in memory.

@@ -7,27 +7,26 @@ docs/evaluation.md says what each figure means.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iif import layout
 from iif.data.results import IOU_TYPES
 from iif.errors import InputError
-from iif.evaluation.bootstrap import (
-    GROUP_METRICS,
-    paired_bootstrap,
-    percentile_interval,
-    weighted_average_precision,
-)
+from iif.evaluation.bootstrap import percentile_interval, weighted_average_precision
 from iif.evaluation.conditions import Conditions, refuse_differences
-from iif.evaluation.matches_file import load_matches
-from iif.evaluation.matching import Matches
+from iif.evaluation.intervals import Replicates, replicate_metrics, within_fixed_cap
+from iif.evaluation.matches_file import load_evaluated
+from iif.evaluation.matching import MAX_DETECTIONS, Matches
+from iif.evaluation.metrics import recall_metric
 from iif.evaluation.summary_file import Summary, find_runs, read_summary
 
+# Of a comparison under the default cap on detections, which names the recall.
 METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR@300"),
     *("AP-fixed", "APr-fixed", "APc-fixed", "APf-fixed"),
@@ -106,6 +105,8 @@ class CategoryRow:
         num_gt: ground-truth instances in the evaluated set.
         ap: IoU type -> (runs,) AP.
         difference: IoU type -> (runs - 1,) difference of AP.
+        intervals: IoU type -> (runs - 1,) paired bootstrap interval of each difference; empty
+            without a bootstrap. They are not adjusted for the number of categories.
     """
 
     id: int
@@ -115,6 +116,7 @@ class CategoryRow:
     num_gt: int
     ap: dict[str, list[float | None]]
     difference: dict[str, list[float | None]]
+    intervals: dict[str, list[Interval | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class Comparison:
         metrics: rows in the order of METRICS, box before mask.
         categories: (K,) in the order of ids.
         notes: sentences for the reader: settings that are unknown, IoU types left out, ...
+        max_dets: the cap on detections under which all were evaluated; None for no cap.
         replicates: bootstrap replicates behind the intervals; 0 when there are no intervals.
         seed: of the bootstrap.
     """
@@ -140,6 +143,7 @@ class Comparison:
     notes: list[str]
     replicates: int
     seed: int
+    max_dets: int | None = MAX_DETECTIONS
 
     @property
     def names(self) -> list[str]:
@@ -195,29 +199,22 @@ def compare(
     # Each pair: settings that the baseline does not know can still differ between later runs.
     for one, other in combinations(conditions, 2):
         refuse_differences(one, other)
-    iou_types, notes = _common_iou_types(pairs)
+    iou_types, notes = common_iou_types(pairs)
     if len(pairs) > 1:
         notes += _setting_notes(pairs) + _same_results_notes(pairs)
 
-    replicates = {}
+    replicates: dict[str, Replicates] = {}
     if bootstrap and len(pairs) > 1:
-        matches, missing = _load_all_matches(files, summaries, labels, iou_types)
+        matches, fixed, missing = load_all_matches(files, summaries, labels, iou_types)
         notes += missing
         if not missing:
-            groups = np.array([row.group for row in summaries[0].per_category])
-            num_images = summaries[0].dataset.num_images
-            for iou_type in iou_types:
-                replicates[iou_type] = paired_bootstrap(
-                    [m[iou_type] for m in matches],
-                    groups,
-                    num_images,
-                    replicates=bootstrap,
-                    seed=seed,
-                )
+            replicates = replicate_runs(
+                matches, fixed, summaries[0], iou_types, replicates=bootstrap, seed=seed
+            )
     elif len(pairs) > 1:
         notes.append("no intervals: the bootstrap was turned off.")
 
-    dataset = summaries[0].dataset
+    dataset, max_dets = summaries[0].dataset, summaries[0].evaluation.max_dets
     return Comparison(
         runs=[
             RunInfo(
@@ -242,16 +239,54 @@ def compare(
         metrics=[
             _metric_row(iou_type, metric, summaries, replicates.get(iou_type))
             for iou_type in iou_types
-            for metric in METRICS
+            for metric in metric_names(max_dets)
         ],
-        categories=_category_rows(summaries, iou_types),
+        categories=_category_rows(summaries, iou_types, replicates),
         notes=notes,
         replicates=bootstrap if replicates else 0,
         seed=seed,
+        max_dets=max_dets,
     )
 
 
-def _common_iou_types(pairs: Sequence[tuple[str, Summary]]) -> tuple[list[str], list[str]]:
+def replicate_runs(
+    matches: Sequence[Mapping[str, Matches]],
+    fixed: Sequence[Mapping[str, NDArray[np.bool_] | None]],
+    summary: Summary,
+    iou_types: Sequence[str],
+    *,
+    replicates: int,
+    seed: int,
+) -> dict[str, Replicates]:
+    """Return the replicates of runs by IoU type, from what `load_all_matches` returns.
+
+    Args:
+        matches, fixed: of each run.
+        summary: of one of them; all were evaluated alike.
+        iou_types: those to replicate.
+        replicates, seed: of the bootstrap.
+    """
+    groups = np.array([row.group for row in summary.per_category])
+    return {
+        iou_type: replicate_metrics(
+            [run[iou_type] for run in matches],
+            groups,
+            summary.dataset.num_images,
+            fixed=[kept[iou_type] for kept in fixed],
+            replicates=replicates,
+            seed=seed,
+        )
+        for iou_type in iou_types
+    }
+
+
+def metric_names(max_dets: int | None) -> list[str]:
+    """Return METRICS with the recall named by the cap on detections."""
+    renamed = {recall_metric(MAX_DETECTIONS): recall_metric(max_dets)}
+    return [renamed.get(metric, metric) for metric in METRICS]
+
+
+def common_iou_types(pairs: Sequence[tuple[str, Summary]]) -> tuple[list[str], list[str]]:
     """Return the IoU types that all have, and a note for each that some lack."""
     common: list[str] = []
     notes = []
@@ -291,26 +326,28 @@ def _same_results_notes(pairs: Sequence[tuple[str, Summary]]) -> list[str]:
     ]
 
 
-def _load_all_matches(
+def load_all_matches(
     files: Sequence[Path],
     summaries: Sequence[Summary],
     names: Sequence[str],
     iou_types: Sequence[str],
-) -> tuple[list[dict[str, Matches]], list[str]]:
-    """Return each run's matches, or notes that say which are missing."""
-    matches = []
+) -> tuple[list[dict[str, Matches]], list[dict[str, NDArray[np.bool_] | None]], list[str]]:
+    """Return each run's matches and what AP-fixed takes of them, or notes on what is missing."""
+    matches, fixed = [], []
     for file, summary, name in zip(files, summaries, names, strict=True):
         path = file.with_name(layout.MATCHES)
         again = f"evaluate {name} again to make it"
         if not path.is_file():
-            return [], [f"no intervals: {path} is missing; {again}."]
-        loaded = load_matches(path)
+            return [], [], [f"no intervals: {path} is missing; {again}."]
+        detections, stored = load_evaluated(path)
+        loaded = {str(iou_type): found for iou_type, found in stored.items()}
         for iou_type in iou_types:
             if iou_type not in loaded:
-                return [], [f"no intervals: {path} has no {iou_type} matches; {again}."]
+                return [], [], [f"no intervals: {path} has no {iou_type} matches; {again}."]
             _check_same_evaluation(path, loaded[iou_type], summary)
         matches.append(loaded)
-    return matches, []
+        fixed.append({t: within_fixed_cap(loaded[t], detections) for t in iou_types})
+    return matches, fixed, []
 
 
 def _check_same_evaluation(path: Path, matches: Matches, summary: Summary) -> None:
@@ -332,12 +369,12 @@ def _check_same_evaluation(path: Path, matches: Matches, summary: Summary) -> No
 
 
 def _metric_row(
-    iou_type: str, metric: str, summaries: Sequence[Summary], replicates: np.ndarray | None
+    iou_type: str, metric: str, summaries: Sequence[Summary], replicates: Replicates | None
 ) -> MetricRow:
     values = [summary.metrics[iou_type].get(metric) for summary in summaries]
     difference_intervals: list[Interval | None] = [None] * (len(values) - 1)
-    if replicates is not None and metric in GROUP_METRICS:
-        drawn = replicates[:, :, GROUP_METRICS.index(metric)]
+    if replicates is not None and metric in replicates.metrics:
+        drawn = replicates.metrics[metric]
         difference_intervals = [_interval(run - drawn[0]) for run in drawn[1:]]
     return MetricRow(
         iou_type,
@@ -348,9 +385,12 @@ def _metric_row(
     )
 
 
-def _category_rows(summaries: Sequence[Summary], iou_types: Sequence[str]) -> list[CategoryRow]:
+def _category_rows(
+    summaries: Sequence[Summary], iou_types: Sequence[str], replicates: Mapping[str, Replicates]
+) -> list[CategoryRow]:
     rows = []
-    for same in zip(*(summary.per_category for summary in summaries), strict=True):
+    per_category = zip(*(summary.per_category for summary in summaries), strict=True)
+    for k, same in enumerate(per_category):
         ap = {iou_type: [row.ap(iou_type) for row in same] for iou_type in iou_types}
         first = same[0]
         rows.append(
@@ -362,6 +402,11 @@ def _category_rows(summaries: Sequence[Summary], iou_types: Sequence[str]) -> li
                 first.num_gt,
                 ap,
                 {iou_type: _differences(values) for iou_type, values in ap.items()},
+                {
+                    iou_type: [_interval(run[:, k] - base[:, k]) for run in later]
+                    for iou_type, found in replicates.items()
+                    for base, *later in [found.per_category]
+                },
             )
         )
     return rows

@@ -23,6 +23,8 @@ from iif.data.results import (
     scan_results,
 )
 from iif.errors import InputError
+from iif.evaluation.analyses import Analyses, analyse_matches
+from iif.evaluation.analyses_file import remove_analyses, write_analyses
 from iif.evaluation.matches_file import save_matches
 from iif.evaluation.matching import (
     IOU_THRESHOLDS,
@@ -35,6 +37,7 @@ from iif.evaluation.matching import (
     sorted_rows,
 )
 from iif.evaluation.metrics import (
+    FIXED_DETECTIONS,
     FIXED_METRICS,
     average_precision,
     compute_metrics,
@@ -58,16 +61,13 @@ from iif.files import together, versions
 from iif.progress import progress
 from iif.statistics import ClassStatistics
 
-# AP-fixed of Dave et al. (arXiv 2102.01066): the cap on a category's detections over the whole set.
-FIXED_DETECTIONS = 10_000
-
 
 def evaluate_files(
-    gt_path: str | os.PathLike[str],
+    gt_path: str | os.PathLike[str] | Mapping[str, Any],
     results_path: str | os.PathLike[str],
     *,
     iou_types: Sequence[IouType] | None = None,
-    output_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str] | None,
     outcomes: bool = False,
     exhaustive: bool | None = None,
     statistics: ClassStatistics | None = None,
@@ -76,6 +76,8 @@ def evaluate_files(
     method: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     ap_fixed: bool = True,
+    max_dets: int | None = MAX_DETECTIONS,
+    analyses: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a result file; write the summary, the matches and, on request, every outcome.
 
@@ -85,10 +87,10 @@ def evaluate_files(
     the same folder are removed.
 
     Args:
-        gt_path: the annotation file, LVIS- or COCO-format.
+        gt_path: the annotation file, LVIS- or COCO-format, or the content of one.
         results_path: the result file (LVIS's submission format).
         iou_types: "bbox", "segm" or both; by default those that the result file's first row has.
-        output_dir: the folder to write to.
+        output_dir: the folder to write to; None to write nothing.
         outcomes: write the outcome and error type of each detection.
         exhaustive: whether every category is verified in every image, as in COCO; False insists
             on LVIS's format. By default the file's content decides.
@@ -101,6 +103,10 @@ def evaluate_files(
             acts_in_training, and sha256 of its buffers.
         config: the model's configuration, recorded as it is.
         ap_fixed: compute AP-fixed, too.
+        max_dets: the cap on an image's detections (LVIS's format) or on those of each category in
+            an image (COCO's); None for no cap.
+        analyses: also analyse missed objects, errors, curves, confusions, calibration and
+            boundaries (`iif.evaluation.analyses`), and write their tables.
 
     Returns:
         The content of ``eval_summary.json``.
@@ -108,7 +114,7 @@ def evaluate_files(
     Raises:
         InputError: a file has a fault, and nothing is written.
     """
-    if Path(output_dir).exists() and not Path(output_dir).is_dir():
+    if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise InputError(f"{output_dir}: is a file; give a folder to write to")
     chosen = _choose_iou_types(results_path, iou_types)
     with ThreadPoolExecutor(1) as pool:
@@ -133,6 +139,8 @@ def evaluate_files(
         method=method,
         config=config,
         ap_fixed=ap_fixed,
+        max_dets=max_dets,
+        analyses=analyses,
     )
 
 
@@ -141,13 +149,15 @@ def evaluate(
     detections: Detections,
     iou_types: Sequence[IouType],
     *,
-    output_dir: str | os.PathLike[str],
+    output_dir: str | os.PathLike[str] | None,
     outcomes: bool = False,
     dataset_name: str | None = None,
     test_settings: Mapping[str, float | None] | None = None,
     method: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     ap_fixed: bool = True,
+    max_dets: int | None = MAX_DETECTIONS,
+    analyses: bool = False,
 ) -> dict[str, Any]:
     """Do what `evaluate_files` does, with annotations and detections that are loaded already.
 
@@ -155,12 +165,13 @@ def evaluate(
         gt: the annotations, with masks for "segm".
         detections: of a result file, with boxes, masks or both as ``iou_types`` need.
         iou_types: "bbox", "segm" or both, in this order.
-        output_dir, outcomes, dataset_name, test_settings, method, config, ap_fixed: as for
-            `evaluate_files`.
+        output_dir, outcomes, dataset_name, test_settings, method, config, ap_fixed, max_dets,
+            analyses: as for `evaluate_files`.
     """
     matches: dict[IouType, Matches] = {}
     metrics: dict[IouType, dict[str, float | None]] = {}
     per_category: dict[IouType, dict[str, NDArray[np.float64]]] = {}
+    analysed: dict[IouType, Analyses] = {}
     steps = progress(
         total=3 * len(iou_types),
         desc="evaluating",
@@ -171,8 +182,12 @@ def evaluate(
         for iou_type in iou_types:
             overlaps = find_overlaps(gt, detections, iou_type)
             steps.update()
-            matches[iou_type] = match(gt, detections, iou_type, overlaps=overlaps)
-            metrics[iou_type], per_category[iou_type] = compute_metrics(matches[iou_type], gt)
+            matches[iou_type] = match(
+                gt, detections, iou_type, max_dets=max_dets, overlaps=overlaps
+            )
+            metrics[iou_type], per_category[iou_type] = compute_metrics(
+                matches[iou_type], gt, max_dets
+            )
             steps.update()
             if ap_fixed:
                 ap = fixed_average_precision(gt, detections, overlaps, matches[iou_type])
@@ -180,6 +195,10 @@ def evaluate(
                 values = mean_by_group(ap, gt.groups)
                 metrics[iou_type] |= dict(zip(FIXED_METRICS, values, strict=True))
             steps.update()
+            if analyses:
+                analysed[iou_type] = analyse_matches(
+                    gt, detections, matches[iou_type], max_dets=max_dets, overlaps=overlaps
+                )
     summary = Summary(
         format=SUMMARY_FORMAT,
         versions=versions(),
@@ -192,24 +211,30 @@ def evaluate(
             num_categories=len(gt.category_ids),
             exhaustive=gt.exhaustive,
         ),
-        results=Results(detections.path, detections.sha256, len(detections)),
+        results=Results(detections.path or None, detections.sha256 or None, len(detections)),
         test_settings=dict.fromkeys(TEST_SETTINGS) | dict(test_settings or {}),
-        evaluation=Evaluation(MAX_DETECTIONS, IOU_THRESHOLDS.round(2).tolist()),
+        evaluation=Evaluation(max_dets, IOU_THRESHOLDS.round(2).tolist()),
         method=None if method is None else dict(method),
         config=None if config is None else dict(config),
         metrics={str(iou_type): values for iou_type, values in metrics.items()},
         per_category=_per_category(gt, matches[iou_types[0]], per_category),
+        analyses={str(iou_type): found for iou_type, found in analysed.items()},
     )
+    if output_dir is None:
+        return msgspec.to_builtins(summary)
     folder = Path(output_dir)
     tables = {iou_type: folder / layout.outcomes(iou_type) for iou_type in IOU_TYPES}
     wanted = list(matches) if outcomes else []
     with together():
         for iou_type in wanted:
             write_outcomes(tables[iou_type], gt, detections, matches[iou_type])
+        for iou_type, found in analysed.items():
+            write_analyses(folder, gt, detections, matches[iou_type], found)
         save_matches(folder / layout.MATCHES, matches, detections)
         content = write_summary(folder / layout.SUMMARY, summary)
     for iou_type in set(IOU_TYPES) - set(wanted):
         tables[iou_type].unlink(missing_ok=True)
+    remove_analyses(folder, kept=list(analysed))
     return content
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections, IouType
+from iif.evaluation.caps import beyond_cell_cap
 from iif.evaluation.overlaps import (
     Overlaps,
     box_iou,
@@ -93,7 +94,7 @@ class Matches:
         image: (V,) int32 image rows.
         score: (V,) float64.
         flags: (A, T, V) uint8: FALSE_POSITIVE, TRUE_POSITIVE or NOT_COUNTED.
-        gt_image, gt_category: (Gv,) int32 rows of the ground truth of non-zero area.
+        gt_image, gt_category: (Gv,) int32 rows of the ground truth that takes part (`has_area`).
         gt_in_area: (A, Gv) bool, whether it counts in that area range.
         num_gt: (A, K) int64, how many count.
     """
@@ -129,7 +130,8 @@ def match(
         gt: the annotations, with masks for "segm".
         detections: the detections, with boxes or masks as ``iou_type`` needs.
         iou_type: "bbox" or "segm".
-        max_dets: the cap on each image's detections, over all categories; None for no cap.
+        max_dets: the cap on each image's detections, over all categories as in LVIS, or of each
+            category as in COCO, where annotation is exhaustive; None for no cap.
         max_dets_per_category: a cap on each category's detections over the whole set.
         classify_errors: give false positives their error type.
         overlaps: from `find_overlaps`, when several matchings share them.
@@ -144,7 +146,7 @@ def match(
     capped = beyond_caps(detections, overlaps, max_dets, max_dets_per_category)
     outcome = np.full(len(detections), _FP, np.uint8)
     outcome[~overlaps.verified] = _UNVERIFIED
-    outcome[~has_area(overlaps.area)] = _DEGENERATE
+    outcome[~has_area(overlaps.area, gt.exhaustive)] = _DEGENERATE
     outcome[capped] = _CAPPED
     gt_row = np.full(len(detections), -1, np.int32)
     rows, offsets = sorted_rows(detections, overlaps, outcome == _FP)
@@ -160,7 +162,7 @@ def match(
             ),
             ranges(overlaps.image_offsets),
         )  # fmt: skip
-    real = has_area(gt.area)
+    real = has_area(gt.area, gt.exhaustive)
     gt_category = gt.ann_category[real]
     in_area = ~_ignored(gt)[:, real]
     return Matches(
@@ -196,7 +198,10 @@ def beyond_caps(
 
         in_threads(leave_out_of, np.flatnonzero(np.diff(offsets) > cap))
 
-    if max_dets is not None:
+    if max_dets is not None and overlaps.exhaustive:
+        num_classes = len(overlaps.category_offsets) - 1
+        beyond |= beyond_cell_cap(overlaps, detections, max_dets, num_classes)
+    elif max_dets is not None:
         leave_out(overlaps.by_image, overlaps.image_offsets, max_dets)
     if max_dets_per_category is not None:
         leave_out(

@@ -18,21 +18,33 @@ from iif.evaluation.matching import (
 from iif.threads import in_threads
 
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
-METRICS = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"),
-    *(f"AR{area}@{MAX_DETECTIONS}" for area in ("", "s", "m", "l")),
-)
+_AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 # AP-fixed over all categories and over each group; iif.evaluation.evaluate computes it.
 FIXED_METRICS = ("AP-fixed", "APr-fixed", "APc-fixed", "APf-fixed")
+# AP-fixed of Dave et al. (arXiv 2102.01066): the cap on a category's detections over the whole set.
+FIXED_DETECTIONS = 10_000
+
+
+def recall_metric(max_dets: int | None, area: str = "") -> str:
+    """Return the name of average recall under a cap: "AR@300", "ARs@300", without one "AR@all"."""
+    return f"AR{area}@{'all' if max_dets is None else max_dets}"
+
+
+METRICS = (*_AP_METRICS, *(recall_metric(MAX_DETECTIONS, area) for area in ("", "s", "m", "l")))
 
 
 def compute_metrics(
-    matches: Matches, gt: Annotations
+    matches: Matches, gt: Annotations, max_dets: int | None = MAX_DETECTIONS
 ) -> tuple[dict[str, float | None], dict[str, NDArray[np.float64]]]:
     """Compute LVIS's metrics.
 
     AP is the mean precision over 101 recall thresholds, 10 IoU thresholds and the categories that
     have ground truth in the area range; AR is the mean of the highest recalls.
+
+    Args:
+        matches: under the cap ``max_dets``.
+        gt: the annotations.
+        max_dets: for the names of the recalls alone.
 
     Returns:
         The metrics by name, in percent, None where no category defines one; and "AP", "AP50",
@@ -45,12 +57,12 @@ def compute_metrics(
     metrics = dict(zip(("AP", "APr", "APc", "APf"), mean_by_group(ap[0], gt.groups), strict=True))
     metrics |= {"AP50": _mean(precision[0, at_50]), "AP75": _mean(precision[0, at_75])}
     metrics |= {f"AP{area[0]}": _mean(ap[areas.index(area)]) for area in areas[1:]}
-    metrics |= {
-        f"AR{'' if area == 'all' else area[0]}@{MAX_DETECTIONS}": _mean(ar[areas.index(area)])
+    recalls = {
+        recall_metric(max_dets, "" if area == "all" else area[0]): _mean(ar[areas.index(area)])
         for area in areas
     }
-    per_category = {"AP": ap[0], "AP50": precision[0, at_50], f"AR@{MAX_DETECTIONS}": ar[0]}
-    return {name: metrics[name] for name in METRICS}, per_category
+    per_category = {"AP": ap[0], "AP50": precision[0, at_50], recall_metric(max_dets): ar[0]}
+    return {name: metrics[name] for name in _AP_METRICS} | recalls, per_category
 
 
 def average_precision(

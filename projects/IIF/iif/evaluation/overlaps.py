@@ -40,6 +40,7 @@ class Overlaps:
             of ``gt`` and ``iou``, if it is verified and has an area. (1,) for boxes.
         gt: (N,) int32 rows of ground truth in the detection's image, ascending.
         iou: (N,) float64, above 0.
+        exhaustive: whether COCO's rules hold, not LVIS's.
     """
 
     area: NDArray[np.float64]
@@ -55,11 +56,12 @@ class Overlaps:
     starts: NDArray[np.int64]
     gt: NDArray[np.int32]
     iou: NDArray[np.float64]
+    exhaustive: bool
 
     @property
     def judged(self) -> NDArray[np.bool_]:
         """(D,) whether a detection counts unless a cap leaves it out."""
-        return self.verified & has_area(self.area)
+        return self.verified & has_area(self.area, self.exhaustive)
 
 
 def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) -> Overlaps:
@@ -76,7 +78,8 @@ def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) ->
     rows = np.arange(len(detections), dtype=np.int32)
     by_image, image_offsets = group_rows(detections.image, rows, num_images)
     by_category, category_offsets = group_rows(detections.category, by_image, num_classes)
-    gt_rows, gt_offsets = group_rows(gt.ann_image, np.flatnonzero(has_area(gt.area)), num_images)
+    takes_part = np.flatnonzero(has_area(gt.area, gt.exhaustive))
+    gt_rows, gt_offsets = group_rows(gt.ann_image, takes_part, num_images)
     exempt = _in_cells(detections, by_image, image_offsets, gt.not_exhaustive, num_classes)
     if gt.exhaustive:
         verified = np.ones(len(detections), np.bool_)
@@ -90,19 +93,24 @@ def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) ->
         entries, iou = np.zeros(0, np.int32), np.zeros(0)
     else:
         boxes = np.zeros((0, 4))
+        wanted = verified & has_area(area, gt.exhaustive)
         of, entries, iou = mask_overlaps(
-            gt, detections, verified & has_area(area), by_image, image_offsets, gt_rows, gt_offsets
+            gt, detections, wanted, by_image, image_offsets, gt_rows, gt_offsets
         )
         starts = row_offsets(of, len(detections))
     return Overlaps(
         *(area, verified, exempt, by_image, image_offsets, by_category, category_offsets),
-        *(gt_rows, gt_offsets, boxes, starts, entries, iou),
+        *(gt_rows, gt_offsets, boxes, starts, entries, iou, gt.exhaustive),
     )
 
 
-def has_area(area: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return whether areas are positive and finite; nothing else takes part in matching."""
-    return (area > 0) & (area < np.inf)
+def has_area(area: NDArray[np.float64], exhaustive: bool = False) -> NDArray[np.bool_]:
+    """Return whether objects of these areas take part in matching.
+
+    By LVIS's rules (as the official evaluator) the area must be positive and finite. By COCO's,
+    where annotation is ``exhaustive``, it must be a number: COCOeval counts an area of zero, too.
+    """
+    return ~np.isnan(area) if exhaustive else (area > 0) & (area < np.inf)
 
 
 def _areas(detections: Detections, iou_type: IouType) -> NDArray[np.float64]:
@@ -201,5 +209,7 @@ def box_iou(boxes: NDArray, d: int, gt_boxes: NDArray, g: int, crowd: bool) -> f
     if height <= 0:
         return 0.0
     shared = width * height
+    if shared == 0:  # smaller than a float can be
+        return 0.0
     area = dw * dh
     return shared / (area if crowd else area + gw * gh - shared)

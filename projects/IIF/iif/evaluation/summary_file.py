@@ -11,6 +11,7 @@ import msgspec
 
 from iif import layout
 from iif.errors import InputError
+from iif.evaluation.analyses import Analyses
 from iif.files import read_json, write_json
 
 SUMMARY_FORMAT = "iif-eval-summary/1"
@@ -82,6 +83,7 @@ class Summary(msgspec.Struct, kw_only=True):
         config: the model's configuration; None where not known.
         metrics: by IoU type.
         per_category: in ascending order of ids.
+        analyses: by IoU type, where they were asked for.
     """
 
     format: str
@@ -94,6 +96,7 @@ class Summary(msgspec.Struct, kw_only=True):
     config: dict[str, Any] | None = None
     metrics: dict[str, Metrics]
     per_category: list[Category]
+    analyses: dict[str, Analyses] = msgspec.field(default_factory=dict)
 
 
 def write_summary(path: str | os.PathLike[str], summary: Summary) -> dict[str, Any]:

@@ -127,6 +127,6 @@ def _difference_chart(comparison: Comparison, iou_type: str, position: int) -> M
 
 def _difference_tip(row: CategoryRow, difference: float) -> str:
     return (
-        f"{row.name} ({GROUP_LABELS[row.group]})\n{row.image_count:,} training images, "
+        f"{row.name} ({GROUP_LABELS.get(row.group, '-')})\n{row.image_count:,} training images, "
         f"{row.num_gt:,} objects here\nAP {page_signed(difference)}"
     )

@@ -18,7 +18,7 @@ from iif.errors import InputError
 from iif.evaluation.compare import Comparison, RunInfo
 from iif.evaluation.false_positives import FalsePositiveAnalysis, analyse
 from iif.evaluation.matches_file import load_evaluated
-from iif.evaluation.matching import Matches, match
+from iif.evaluation.matching import MAX_DETECTIONS, Matches, match
 from iif.evaluation.operating_points import check_recall
 from iif.evaluation.runs import Run, load_runs
 from iif.evaluation.scenes import Scene
@@ -117,7 +117,11 @@ def analyse_compared(
         if found is None or pictures:
             found = load_results(paths[len(runs)], gt, iou_type=iou_type)
             _check_results(info, found)
-        of_type = match(gt, found, iou_type) if anew else matches[-1][iou_type]
+        of_type = (
+            match(gt, found, iou_type, max_dets=comparison.max_dets)
+            if anew
+            else matches[-1][iou_type]
+        )
         runs.append(Run(info.name, found, of_type))
     return AnalysedRuns(gt, runs, analyse(gt, runs, recall=recall), matches)
 
@@ -180,10 +184,13 @@ def make_report(
         for other in IOU_TYPES:
             if other in others:
                 stored = [m[other] for m in analysed.matches]
+                cap = MAX_DETECTIONS if comparison is None else comparison.max_dets
                 others_runs = [
                     Run(r.name, r.detections, m)
                     for r, m in zip(
-                        runs, stored or [match(gt, r.detections, other) for r in runs], strict=True
+                        runs,
+                        stored or [match(gt, r.detections, other, max_dets=cap) for r in runs],
+                        strict=True,
                     )
                 ]
                 analyses.append(analyse(gt, others_runs, recall=analysis.recall))

@@ -165,9 +165,9 @@ def _confusions(analysis: FalsePositiveAnalysis) -> list[dict[str, Any]]:
     return [
         {
             "object": names[c.gt_category],
-            "object_group": GROUP_LABELS[str(groups[c.gt_category])],
+            "object_group": GROUP_LABELS.get(str(groups[c.gt_category]), "-"),
             "predicted": names[c.predicted],
-            "predicted_group": GROUP_LABELS[str(groups[c.predicted])],
+            "predicted_group": GROUP_LABELS.get(str(groups[c.predicted]), "-"),
             "counts": [f"{n:,}" for n in c.counts],
             "changes": [page_signed(n - c.counts[0], 0) for n in c.counts[1:]],
         }
@@ -206,7 +206,7 @@ def category_table(
 
     table = []
     for row, (name, group, images, objects) in enumerate(_category_heads(comparison, analysis)):
-        cells = [GROUP_LABELS[group], images, objects]
+        cells = [GROUP_LABELS.get(group, "-"), images, objects]
         if comparison is not None:
             category = comparison.categories[row]
             for iou_type in _main_first(comparison):
@@ -290,7 +290,7 @@ def crops_payload(crops: Sequence[Crop], runs: Sequence[str]) -> dict[str, Any]:
                 "h": crop.height,
                 "name": crop.category,
                 "group": crop.group,
-                "groupName": GROUP_LABELS[crop.group],
+                "groupName": GROUP_LABELS.get(crop.group, "-"),
                 "kind": crop.kind,
                 "change": crop.change,
                 "panels": [

@@ -17,7 +17,6 @@ from iif.evaluation.false_positives import (
     GroupRow,
 )
 from iif.evaluation.fixed_cuts import FixedCut
-from iif.evaluation.metrics import FIXED_METRICS, METRICS
 from iif.evaluation.operating_points import all_runs_reach
 from iif.evaluation.scenes import Scene
 from iif.files import atomic_write, together
@@ -58,7 +57,7 @@ _MARKDOWN = _Style(markdown_table, "## {}", "\n\n")
 def summary_text(summary: Mapping[str, Any]) -> str:
     """Return the metrics of an eval_summary.json as a text table, an undefined one as "-"."""
     metrics: Mapping[str, Mapping[str, float | None]] = summary["metrics"]
-    names = [m for m in (*METRICS, *FIXED_METRICS) if any(m in of for of in metrics.values())]
+    names = dict.fromkeys(name for of in metrics.values() for name in of)
     table = text_table(
         ["metric (%)", *(IOU_NAMES[iou_type] for iou_type in metrics)],
         [[name, *(number(of.get(name)) for of in metrics.values())] for name in names],

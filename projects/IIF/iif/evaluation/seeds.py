@@ -1,0 +1,174 @@
+"""Several training seeds of a method: pooled means, their spread, and intervals.
+
+A comparison of single runs speaks of two checkpoints. With several seeds of each method the
+interval covers the choice of the evaluated images and that of the seeds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iif.errors import InputError
+from iif.evaluation import compare as runs
+from iif.evaluation.bootstrap import percentile_interval
+from iif.evaluation.compare import Interval
+from iif.evaluation.conditions import Conditions, refuse_differences
+from iif.evaluation.intervals import Replicates
+from iif.evaluation.summary_file import find_summary, read_summary
+
+
+@dataclass(frozen=True)
+class SeedRow:
+    """One metric (percent) of every method; None where a seed does not define it.
+
+    Attributes:
+        iou_type: "bbox" or "segm".
+        metric: "AP", "APr", "AP-fixed", ...
+        values: (methods,) of each the values of its seeds.
+        means: (methods,) over the seeds.
+        spreads: (methods,) sample standard deviation over the seeds; None of a single one.
+        differences: (methods - 1,) later means minus the first.
+        intervals: (methods - 1,) of each difference, over images and seeds; None without.
+    """
+
+    iou_type: str
+    metric: str
+    values: list[list[float | None]]
+    means: list[float | None]
+    spreads: list[float | None]
+    differences: list[float | None]
+    intervals: list[Interval | None]
+
+
+@dataclass(frozen=True)
+class SeedComparison:
+    """Methods of several seeds side by side; the first is the baseline.
+
+    Attributes:
+        methods: names.
+        seeds: (methods,) how many runs each has.
+        summaries: (methods,) the paths of their summaries.
+        metrics: box before mask.
+        notes: sentences for the reader.
+        replicates: bootstrap replicates behind the intervals; 0 when there are none.
+        seed: of the bootstrap.
+    """
+
+    methods: list[str]
+    seeds: list[int]
+    summaries: list[list[str]]
+    metrics: list[SeedRow]
+    notes: list[str]
+    replicates: int
+    seed: int
+
+
+def compare_seeds(
+    paths: Sequence[str | os.PathLike[str]],
+    names: Sequence[str],
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+) -> SeedComparison:
+    """Compare methods of which several runs were evaluated; the first method is the baseline.
+
+    A replicate draws images with replacement, the same for all runs, and of each method with n
+    seeds n - 1 of them with replacement: the mean of so many varies as that of the n seeds does.
+    Seeds of different methods are drawn independently of each other.
+
+    Args:
+        paths: of each run, as for `iif.evaluation.compare.compare`.
+        names: of each run its method: runs of one name are its seeds.
+        bootstrap: replicates behind the 95% intervals, 0 for none.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: as `iif.evaluation.compare.compare`, or all runs are of one method.
+    """
+    if len(names) != len(paths):
+        raise InputError(f"{len(names)} names for {len(paths)} runs; give one for each")
+    methods = list(dict.fromkeys(names))
+    if len(methods) < 2:
+        raise InputError(f"{methods[0]} is one method alone; give another one's runs, too")
+    files = [find_summary(path) for path in paths]
+    summaries = [read_summary(path) for path in files]
+    labels = [f"{name} ({file})" for name, file in zip(names, files, strict=True)]
+    conditions = [
+        (label, Conditions.of_summary(summary))
+        for label, summary in zip(labels, summaries, strict=True)
+    ]
+    for one, other in combinations(conditions, 2):
+        refuse_differences(one, other)
+    iou_types, notes = runs.common_iou_types(list(zip(labels, summaries, strict=True)))
+    replicates: dict[str, Replicates] = {}
+    if bootstrap:
+        matches, fixed, missing = runs.load_all_matches(files, summaries, labels, iou_types)
+        notes += missing
+        if not missing:
+            replicates = runs.replicate_runs(
+                matches, fixed, summaries[0], iou_types, replicates=bootstrap, seed=seed
+            )
+    members = [[i for i, name in enumerate(names) if name == method] for method in methods]
+    # The same picks for every metric: they do not depend on the images that are drawn.
+    rng = np.random.default_rng([seed, len(names)])
+    picks = [np.array(own)[_picks(len(own), bootstrap, rng)] for own in members]
+    rows = [
+        _row(iou_type, metric, summaries, members, replicates.get(iou_type), picks)
+        for iou_type in iou_types
+        for metric in runs.metric_names(summaries[0].evaluation.max_dets)
+    ]
+    return SeedComparison(
+        methods=methods,
+        seeds=[len(own) for own in members],
+        summaries=[[str(files[i]) for i in own] for own in members],
+        metrics=rows,
+        notes=notes,
+        replicates=bootstrap if replicates else 0,
+        seed=seed,
+    )
+
+
+def _picks(seeds: int, replicates: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return (replicates, n - 1) the seeds that each draws; of a single seed always that one."""
+    return rng.integers(seeds, size=(replicates, max(1, seeds - 1)))
+
+
+def _row(
+    iou_type: str,
+    metric: str,
+    summaries: Sequence[runs.Summary],
+    members: Sequence[Sequence[int]],
+    replicates: Replicates | None,
+    picks: Sequence[NDArray[np.int64]],
+) -> SeedRow:
+    values = [[summaries[i].metrics[iou_type].get(metric) for i in own] for own in members]
+    arrays = [np.array([np.nan if v is None else v for v in own]) for own in values]
+    intervals: list[Interval | None] = [None] * (len(members) - 1)
+    if replicates is not None and metric in replicates.metrics:
+        drawn = replicates.metrics[metric]
+        at = np.arange(drawn.shape[1])[:, None]
+        first, *later = (drawn[own, at].mean(axis=1) for own in picks)
+        bounds = [percentile_interval(method - first) for method in later]
+        intervals = [None if pair is None else Interval(*pair) for pair in bounds]
+    means = [_defined(array.mean()) for array in arrays]
+    return SeedRow(
+        iou_type=iou_type,
+        metric=metric,
+        values=values,
+        means=means,
+        spreads=[_defined(a.std(ddof=1)) if len(a) > 1 else None for a in arrays],
+        differences=[
+            None if means[0] is None or mean is None else mean - means[0] for mean in means[1:]
+        ],
+        intervals=intervals,
+    )
+
+
+def _defined(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
