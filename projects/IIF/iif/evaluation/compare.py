@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -17,6 +17,8 @@ import numpy as np
 from iif import layout
 from iif.data.results import IOU_TYPES
 from iif.errors import InputError
+from iif.evaluation.at_recall import Interval as Interval
+from iif.evaluation.at_recall import RecallRow, recall_rows
 from iif.evaluation.bootstrap import (
     GROUP_METRICS,
     paired_bootstrap,
@@ -26,6 +28,7 @@ from iif.evaluation.bootstrap import (
 from iif.evaluation.conditions import Conditions, refuse_differences
 from iif.evaluation.matches_file import load_matches
 from iif.evaluation.matching import Matches
+from iif.evaluation.operating_points import check_recall
 from iif.evaluation.summary_file import Summary, find_summary, read_summary
 
 METRICS = (
@@ -34,14 +37,6 @@ METRICS = (
 )
 # Categories listed as having gained or lost most.
 NUM_EXTREMES = 10
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 95% percentile interval, in percentage points."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -130,6 +125,8 @@ class Comparison:
         notes: sentences for the reader: settings that are unknown, IoU types left out, ...
         replicates: bootstrap replicates behind the intervals; 0 when there are no intervals.
         seed: of the bootstrap.
+        at_recall: the runs at equal recall, a row for each IoU type and group; empty where the
+            matches are missing.
     """
 
     runs: list[RunInfo]
@@ -140,6 +137,7 @@ class Comparison:
     notes: list[str]
     replicates: int
     seed: int
+    at_recall: list[RecallRow] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -172,6 +170,7 @@ def compare(
     names: Sequence[str] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
+    recall: float = 0.5,
 ) -> Comparison:
     """Compare evaluated runs; the first is the baseline. One run alone has no differences.
 
@@ -181,12 +180,14 @@ def compare(
         names: of the runs; default: the names of their folders.
         bootstrap: replicates behind the 95% intervals, 0 for none.
         seed: of the bootstrap.
+        recall: at which false positives are compared.
 
     Raises:
-        InputError: a summary is missing or malformed, two runs were evaluated differently
-            (`refuse_differences`), or names are not different or not given for all runs; the
-            message names the fault.
+        InputError: the recall is out of range, a summary is missing or malformed, two runs were
+            evaluated differently (`refuse_differences`), or names are not different or not given
+            for all runs; the message names the fault.
     """
+    check_recall(recall)
     if not paths:
         raise InputError("a comparison needs a run: give an evaluation summary or its folder")
     if names is not None and len(names) != len(paths):
@@ -206,22 +207,20 @@ def compare(
         notes += _setting_notes(pairs) + _same_results_notes(pairs)
 
     replicates = {}
-    if bootstrap and len(pairs) > 1:
-        matches, missing = _load_all_matches(files, summaries, labels, iou_types)
-        notes += missing
-        if not missing:
-            groups = np.array([row.group for row in summaries[0].per_category])
-            num_images = summaries[0].dataset.num_images
-            for iou_type in iou_types:
-                replicates[iou_type] = paired_bootstrap(
-                    [m[iou_type] for m in matches],
-                    groups,
-                    num_images,
-                    replicates=bootstrap,
-                    seed=seed,
-                )
-    elif len(pairs) > 1:
-        notes.append("no intervals: the bootstrap was turned off.")
+    at_recall: list[RecallRow] = []
+    matches, missing = _load_all_matches(files, summaries, labels, iou_types)
+    wanted = bootstrap if len(pairs) > 1 else 0
+    if not missing:
+        groups = np.array([row.group for row in summaries[0].per_category])
+        num_images = summaries[0].dataset.num_images
+        for iou_type in iou_types:
+            of_type = [m[iou_type] for m in matches]
+            options = {"replicates": wanted, "seed": seed}
+            if wanted:
+                replicates[iou_type] = paired_bootstrap(of_type, groups, num_images, **options)
+            at_recall += recall_rows(of_type, groups, num_images, recall=recall, **options)
+    if len(pairs) > 1:
+        notes += missing if bootstrap else ["no intervals: the bootstrap was turned off."]
 
     dataset = summaries[0].dataset
     return Comparison(
@@ -254,6 +253,7 @@ def compare(
         notes=notes,
         replicates=bootstrap if replicates else 0,
         seed=seed,
+        at_recall=at_recall,
     )
 
 
