@@ -1,4 +1,4 @@
-"""Runs at one recall: reach, precision and false positives against plain loops and `analyse`."""
+"""Runs at one recall: reach, false positives and their rate against plain loops and `analyse`."""
 
 from __future__ import annotations
 
@@ -70,19 +70,19 @@ def test_rows_equal_those_of_the_analysis(
         assert (row.reached, row.false_positives) == (group.reached, group.total)
 
 
-def test_a_category_that_is_not_reached_has_precision_zero(
+def test_a_category_that_is_not_reached_counts_100_percent(
     made_runs: tuple[Annotations, list[Run]],
 ) -> None:
     gt, runs = made_runs
     matches = [run.matches for run in runs]
     everything = ar.recall_rows(matches, gt.groups, len(gt.image_ids), recall=1.0)[0]
     assert any(reached < everything.categories for reached in everything.reached)
-    for run, precision in zip(runs, everything.precision, strict=True):
+    for run, rate in zip(runs, everything.false_discovery, strict=True):
         once = np.ones(len(gt.image_ids), np.int64)
         points = [plain(run.matches, once, 1.0, k) for k in range(len(gt.category_ids))]
         known = [p for p, n in zip(points, run.matches.num_gt[0], strict=True) if n]
-        each = [0.0 if p is None else 100 * p[0] / sum(p) for p in known]
-        assert precision == pytest.approx(np.mean(each))
+        each = [100.0 if p is None else 100 * p[1] / sum(p) for p in known]
+        assert rate == pytest.approx(np.mean(each))
 
 
 def test_intervals_are_paired_and_repeatable(made_runs: tuple[Annotations, list[Run]]) -> None:
@@ -97,7 +97,7 @@ def test_intervals_are_paired_and_repeatable(made_runs: tuple[Annotations, list[
     assert rows(first, second) == rows(first, second)
     itself = rows(first, first)[0]
     assert itself.false_positive_intervals == [ar.Interval(0.0, 0.0)]
-    assert itself.precision_intervals == [ar.Interval(0.0, 0.0)]
+    assert itself.false_discovery_intervals == [ar.Interval(0.0, 0.0)]
     one, other = rows(first, second)[0], rows(second, first)[0]
     (a,), (b,) = one.false_positive_intervals, other.false_positive_intervals
     assert a is not None
@@ -113,5 +113,5 @@ def test_a_group_without_categories_is_undefined(
     groups = np.where(gt.groups == "r", "f", gt.groups)
     rows = ar.recall_rows([run.matches for run in runs], groups, len(gt.image_ids), replicates=5)
     rare = rows[1]
-    assert (rare.categories, rare.precision) == (0, [None, None])
+    assert (rare.categories, rare.false_discovery) == (0, [None, None])
     assert rare.false_positive_intervals == [None]

@@ -1,9 +1,10 @@
-"""Runs at one recall: categories reached, precision, false positives, and intervals of each.
+"""Runs at one recall: categories reached, false positives, their rate, and intervals of each.
 
 At recall r a run's operating point in a category is the score at which it has found ceil(r n) of
 the category's n objects. False positives can be compared only in categories that every run brings
-to that recall, so a run could look good by reaching few. The precision here charges for that: it
-is a mean over all categories with objects, in which a category that is not reached counts 0.
+to that recall, so a run could look good by reaching few. The false discovery rate charges for
+that: FP / (FP + TP) at the operating point, as a mean over all categories with objects, in which a
+category that is not reached counts 100%.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class RecallRow:
         reached: how many of them each run brings to the recall.
         compared: how many every run brings to it.
         false_positives: at the operating points, summed over the compared categories.
-        precision: percent, mean over all ``categories``, 0 for one that the run does not reach;
-            None without a category.
-        false_positive_intervals, precision_intervals: of the differences to the first run; empty
+        false_discovery: percent, mean over all ``categories``, 100 for one that the run does not
+            reach; None without a category.
+        false_positive_intervals, false_discovery_intervals: of the differences to the first run; empty
             without a bootstrap, None where undefined.
     """
 
@@ -61,9 +62,9 @@ class RecallRow:
     reached: list[int]
     compared: int
     false_positives: list[int]
-    precision: list[float | None]
+    false_discovery: list[float | None]
     false_positive_intervals: list[Interval | None] = field(default_factory=list)
-    precision_intervals: list[Interval | None] = field(default_factory=list)
+    false_discovery_intervals: list[Interval | None] = field(default_factory=list)
 
 
 def recall_rows(
@@ -104,9 +105,9 @@ def recall_rows(
             if row.compared:
                 false = np.array(row.false_positives, np.float64)
                 drawn[replicate, 0, :, column] = false[1:] - false[0]
-            if row.precision[0] is not None:
-                precision = np.array(row.precision, np.float64)
-                drawn[replicate, 1, :, column] = precision[1:] - precision[0]
+            if row.false_discovery[0] is not None:
+                rate = np.array(row.false_discovery, np.float64)
+                drawn[replicate, 1, :, column] = rate[1:] - rate[0]
 
     rng = np.random.default_rng(seed)
     threads = os.cpu_count() or 1
@@ -125,7 +126,7 @@ def recall_rows(
     for column, row in enumerate(rows):
         for run in range(len(runs) - 1):
             row.false_positive_intervals.append(_interval(drawn[:, 0, run, column]))
-            row.precision_intervals.append(_interval(drawn[:, 1, run, column]))
+            row.false_discovery_intervals.append(_interval(drawn[:, 1, run, column]))
     return rows
 
 
@@ -156,7 +157,7 @@ def _rows(
     reached = counts[:, 0] >= 0
     shared = reached.all(axis=0)
     true, false = counts.clip(0).transpose(1, 0, 2)
-    precision = 100 * true / np.maximum(true + false, 1)
+    rate = np.where(reached, 100 * false / np.maximum(true + false, 1), 100.0)
     rows = []
     for group, chosen in zip(GROUPS, members, strict=True):
         counted, compared = chosen & (num_gt > 0), chosen & shared
@@ -170,7 +171,7 @@ def _rows(
                 reached=(reached & counted).sum(axis=1).tolist(),
                 compared=int(compared.sum()),
                 false_positives=false[:, compared].sum(axis=1).tolist(),
-                precision=[float(p) if some else None for p in _mean(precision[:, counted])],
+                false_discovery=[float(v) if some else None for v in _mean(rate[:, counted])],
             )
         )
     return rows

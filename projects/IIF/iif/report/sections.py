@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,17 +18,13 @@ from iif.evaluation.false_positives import (
 )
 from iif.evaluation.fixed_cuts import FixedCut
 from iif.report import charts
-from iif.report.crops import Crop
 from iif.report.labels import (
-    CHANGE_LABELS,
     GROUP_LABELS,
     IOU_NAMES,
     METRIC_LABELS,
-    OUTCOME_LABELS,
     OUTCOME_NAMES,
 )
 from iif.report.page_charts import css_kind, false_positive_bars, recall_curve
-from iif.report.palette import DASHED
 from iif.report.tables import page_interval, page_number, page_signed
 from iif.report.verdict import is_difference, percent_change
 
@@ -91,17 +86,25 @@ def _main_first(comparison: Comparison) -> list[str]:
 # False positives
 
 
-def false_positive_view(analysis: FalsePositiveAnalysis) -> dict[str, Any]:
-    """Return the tables and charts of one analysis."""
+def false_positive_view(
+    analysis: FalsePositiveAnalysis, link: Callable[..., str | None] = lambda **_: None
+) -> dict[str, Any]:
+    """Return the tables and charts of one analysis.
+
+    Args:
+        analysis: the analysis.
+        link: returns the link to the crops of a kind and group, None where there is none.
+    """
     groups = {row.group: row for row in analysis.groups}
     return {
         "iou": IOU_NAMES[analysis.iou_type],
         "recall": f"{100 * analysis.recall:g}%",
         "matched": groups["all"].matched,
         "total": sum(groups["all"].total),
+        "nowhere": not groups["all"].matched,
         "groups": [GROUP_LABELS[group] for group in GROUPS],
         "rows": _type_rows([groups[group] for group in GROUPS]),
-        "bars": [false_positive_bars(analysis, groups[group]) for group in GROUPS],
+        "bars": [false_positive_bars(analysis, groups[group], link) for group in GROUPS],
         "curves": [recall_curve(analysis, group) for group in GROUPS],
         "coverage": [
             {
@@ -255,60 +258,3 @@ def _false_positive_cells(analysis: FalsePositiveAnalysis, row: int) -> list[str
         return ["-"] * (2 * len(analysis.runs) - 1)
     counts = [int(run.false_positives[row].sum()) for run in analysis.runs]
     return [f"{n:,}" for n in counts] + [page_signed(n - counts[0], 0) for n in counts[1:]]
-
-
-# Crops
-
-
-def crops_payload(crops: Sequence[Crop], runs: Sequence[str]) -> dict[str, Any]:
-    """Return what the page's script draws the crops from.
-
-    Returns:
-        "panels": names of a crop's panels; "kinds": kind -> {"label", "css", "greyed"}; "names":
-        category names, which shapes refer to by position; "crops": each {"id", "src" (JPEG as
-        data URI), "w", "h", "name", "group", "groupName", "kind", "change", "panels"
-        (lists of shapes), "leftOut"}; a shape is [name, kind, score or null, box, path, subject].
-    """
-    names: dict[str, int] = {}
-    for crop in crops:
-        for panel in crop.panels:
-            for shape in panel:
-                names.setdefault(shape.name, len(names))
-    return {
-        "panels": [*runs, "Ground truth"],
-        "kinds": {
-            kind: {"label": label, "css": css_kind(kind), "greyed": kind in DASHED}
-            for kind, label in OUTCOME_LABELS.items()
-        },
-        "changes": CHANGE_LABELS if len(runs) > 1 else {},
-        "names": list(names),
-        "crops": [
-            {
-                "id": crop.image_id,
-                "src": "data:image/jpeg;base64," + base64.b64encode(crop.jpeg).decode(),
-                "w": crop.width,
-                "h": crop.height,
-                "name": crop.category,
-                "group": crop.group,
-                "groupName": GROUP_LABELS[crop.group],
-                "kind": crop.kind,
-                "change": crop.change,
-                "panels": [
-                    [
-                        [
-                            names[s.name],
-                            s.kind,
-                            None if s.score is None else round(s.score, 4),
-                            list(s.box),
-                            s.path,
-                            int(s.subject),
-                        ]
-                        for s in panel
-                    ]
-                    for panel in crop.panels
-                ],
-                "leftOut": crop.left_out,
-            }
-            for crop in crops
-        ],
-    }
