@@ -94,6 +94,14 @@ def check_plain_model(args: argparse.Namespace) -> None:
         raise InputError("--run needs --json and --images: its training data")
 
 
+def check_report(args: argparse.Namespace) -> None:
+    """Refuse a report without a run."""
+    if not args.runs and not args.run:
+        raise InputError(
+            "no run is given: name an eval_summary.json, or an output folder that has one"
+        )
+
+
 def check_tune(args: argparse.Namespace) -> None:
     """Refuse a missing model; find that of a checkpoint that is given alone."""
     if args.all is None:

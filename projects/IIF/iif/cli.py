@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from inspect import cleandoc
 from typing import Any, NamedTuple
 
-from iif import commands
+from iif import commands, layout
 from iif.arguments import (
     BOOTSTRAP,
     EXHAUSTIVE,
@@ -30,6 +30,7 @@ from iif.arguments import (
     Argument,
     arg,
     check_plain_model,
+    check_report,
     check_train,
     check_tune,
     count,
@@ -183,6 +184,7 @@ _command(
     NAMES,
     arg("--output", metavar="DIR", help="write tables and plots there"),
     HTML,
+    RECALL,
     BOOTSTRAP,
     SEED,
 )
@@ -241,17 +243,25 @@ _command(
 _command(
     "report",
     commands.report,
-    GT,
-    arg("--run", required=True, nargs="+", dest="runs", metavar="RUN", help="one or more runs"),
-    arg("--baseline", metavar="RUN", help="the run to compare them with"),
-    arg("--output", required=True, metavar="FILE", help="the page, report.html"),
+    arg("runs", nargs="*", metavar="RUN", help="eval_summary.json, or a folder that has one"),
+    arg("--run", nargs="+", default=[], metavar="RUN", help="more runs"),
+    arg("--baseline", metavar="RUN", help="the run to compare them with (default: the first)"),
+    arg("--gt", metavar="FILE", help="test annotations (default: those that the runs name)"),
+    arg(
+        "--output",
+        default=layout.REPORT,
+        metavar="FILE",
+        help="the page (default %(default)s)",
+    ),
+    arg("--open", action="store_true", help="open the page in a browser"),
     NAMES,
     arg("--images", metavar="DIR", help="image folder; without it no crops"),
-    arg("--crops", type=count, default=200, metavar="N", help="at most N (default %(default)s)"),
+    arg("--crops", type=count, default=120, metavar="N", help="at most N (default %(default)s)"),
     RECALL,
     BOOTSTRAP,
     SEED,
     TRAIN_JSON,
+    check=check_report,
 )
 _command(
     "train",

@@ -120,7 +120,11 @@ def compare(args: Namespace) -> None:
     from iif.report.text import comparison_text
 
     comparison = compare(
-        [args.baseline, *args.runs], names=args.names, bootstrap=args.bootstrap, seed=args.seed
+        [args.baseline, *args.runs],
+        names=args.names,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        recall=args.recall,
     )
     if args.output:
         pipelines.save_comparison(comparison, args.output)
@@ -187,25 +191,34 @@ def false_positives(args: Namespace) -> None:
 
 
 def report(args: Namespace) -> None:
-    """Write one HTML page: metrics, false positives, crops.
+    """Write one HTML page: what changed, what to do now, and all figures behind it.
 
     The page is self-contained: metrics with intervals, false positives at matched recall, every
-    category, crops. A run is given by its eval_summary.json, or an output folder that has one.
+    category, crops, training. A run is given by its eval_summary.json, or an output folder that
+    has one; the first of several is the baseline.
     """
-    from iif.evaluation.compare import compare
+    import webbrowser
+
     from iif.evaluation.operating_points import check_recall
     from iif.report import pipelines
     from iif.report.html import write_report
 
     check_recall(args.recall)
-    runs = [args.baseline, *args.runs] if args.baseline else args.runs
-    comparison = compare(runs, names=args.names, bootstrap=args.bootstrap, seed=args.seed)
-    analysed = pipelines.analyse_compared(
-        args.gt, comparison, recall=args.recall, train_json=args.train_json
+    runs = [*([args.baseline] if args.baseline else []), *args.runs, *args.run]
+    comparison, everything = pipelines.compare_for_page(
+        runs, names=args.names, bootstrap=args.bootstrap, seed=args.seed, recall=args.recall
     )
-    page = pipelines.make_report(comparison, analysed, images=args.images, max_crops=args.crops)
+    gt = args.gt or pipelines.find_annotations(comparison)
+    analysed = pipelines.analyse_compared(
+        gt, comparison, recall=args.recall, train_json=args.train_json
+    )
+    page = pipelines.make_report(
+        comparison, analysed, images=args.images, max_crops=args.crops, everything=everything
+    )
     write_report(page, args.output)
     print(f"Page: {args.output}")
+    if args.open and not webbrowser.open(Path(args.output).resolve().as_uri()):
+        print("No browser could be started: open the page yourself.")
 
 
 def train(args: Namespace) -> None:

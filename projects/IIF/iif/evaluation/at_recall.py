@@ -1,10 +1,11 @@
-"""Runs at one recall: categories reached, false positives, their rate, and intervals of each.
+"""Runs at one recall: categories reached, false positives with intervals, and their rate.
 
 At recall r a run's operating point in a category is the score at which it has found ceil(r n) of
 the category's n objects. False positives can be compared only in categories that every run brings
 to that recall, so a run could look good by reaching few. The false discovery rate charges for
 that: FP / (FP + TP) at the operating point, as a mean over all categories with objects, in which a
-category that is not reached counts 100%.
+category that is not reached counts 100%. The rate has no interval: whether a category is reached
+changes with the few objects that a replicate draws, so its bootstrap is biased.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ class RecallRow:
         false_positives: at the operating points, summed over the compared categories.
         false_discovery: percent, mean over all ``categories``, 100 for one that the run does not
             reach; None without a category.
-        false_positive_intervals, false_discovery_intervals: of the differences to the first run; empty
-            without a bootstrap, None where undefined.
+        false_positive_intervals: of the differences to the first run; empty without a bootstrap,
+            None where undefined.
     """
 
     iou_type: str
@@ -64,7 +65,6 @@ class RecallRow:
     false_positives: list[int]
     false_discovery: list[float | None]
     false_positive_intervals: list[Interval | None] = field(default_factory=list)
-    false_discovery_intervals: list[Interval | None] = field(default_factory=list)
 
 
 def recall_rows(
@@ -79,8 +79,8 @@ def recall_rows(
     """Compare runs at one recall, the baseline first; a row for each of GROUPS.
 
     The intervals are of a paired bootstrap over images, with the draws of
-    `iif.evaluation.bootstrap.paired_bootstrap`. Operating points, the categories that are reached
-    and those that are compared are found anew in each replicate.
+    `iif.evaluation.bootstrap.paired_bootstrap`. Operating points are found anew in each replicate;
+    a compared category that some run does not reach there is left out of it for all.
 
     Args:
         runs: matches of each run on the same ground truth and IoU type.
@@ -97,17 +97,17 @@ def recall_rows(
     rows = _rows(runs[0].iou_type, recall, num_gt, counts, members)
     if not replicates or len(runs) < 2:
         return rows
-    drawn = np.full((replicates, 2, len(runs) - 1, len(GROUPS)), np.nan)
+    shared = (counts[:, 0] >= 0).all(axis=0)
+    compared = [chosen & shared for chosen in members]
+    drawn = np.full((replicates, len(runs) - 1, len(GROUPS)), np.nan)
 
     def evaluate(replicate: int, weights: NDArray[np.int64]) -> None:
-        again = _rows(runs[0].iou_type, recall, *_counts(walks, weights, recall), members)
-        for column, row in enumerate(again):
-            if row.compared:
-                false = np.array(row.false_positives, np.float64)
-                drawn[replicate, 0, :, column] = false[1:] - false[0]
-            if row.false_discovery[0] is not None:
-                rate = np.array(row.false_discovery, np.float64)
-                drawn[replicate, 1, :, column] = rate[1:] - rate[0]
+        true, false = _counts(walks, weights, recall)[1].transpose(1, 0, 2)
+        again = (true >= 0).all(axis=0)
+        for column, chosen in enumerate(compared):
+            if (counted := chosen & again).any():
+                total = false[:, counted].sum(axis=1)
+                drawn[replicate, :, column] = total[1:] - total[0]
 
     rng = np.random.default_rng(seed)
     threads = os.cpu_count() or 1
@@ -125,8 +125,7 @@ def recall_rows(
             bar.update(len(batch))
     for column, row in enumerate(rows):
         for run in range(len(runs) - 1):
-            row.false_positive_intervals.append(_interval(drawn[:, 0, run, column]))
-            row.false_discovery_intervals.append(_interval(drawn[:, 1, run, column]))
+            row.false_positive_intervals.append(_interval(drawn[:, run, column]))
     return rows
 
 

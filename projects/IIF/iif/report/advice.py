@@ -175,7 +175,9 @@ def _remedies(
         return [*found, (f"{label} categories: false positives", text, group, "")]
     kind = ERROR_TYPES[top]
     remedy = _confusion_remedy(analysis, run, group) if kind == "Cls" else _REMEDIES[kind]
-    text = f"{counts[top]:,} of {total:,} false positives ({100 * share:.0f}%) are {kind}: {remedy}."
+    text = (
+        f"{counts[top]:,} of {total:,} false positives ({100 * share:.0f}%) are {kind}: {remedy}."
+    )
     return [*found, (f"{label} categories: {kind}", text, group, kind)]
 
 

@@ -168,7 +168,9 @@ def choose_subjects(
             for run, rows in zip(runs, shown(analysis, runs), strict=True)
         ]
         parts = enumerate(zip(runs, found, _changes(runs, found), strict=True))
-        pools += [_candidates(position, run, rows, change) for position, (run, rows, change) in parts]
+        pools += [
+            _candidates(position, run, rows, change) for position, (run, rows, change) in parts
+        ]
     pool = np.concatenate(pools)
     best = np.lexsort((-pool["score"], pool["rank"]))
     group = np.unique(analysis.category_groups, return_inverse=True)[1]

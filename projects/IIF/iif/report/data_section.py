@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def _histogram(known: list[CategoryRow]) -> Markup:
     top = math.floor(_BARS_PER_DECADE * math.log10(max(counts.max(), 1))) + 1
     edges = [0.0, *(10 ** (i / _BARS_PER_DECADE) for i in range(top + 1))]
     bars = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         inside = (counts >= math.ceil(low)) & (counts < high)
         first, last = math.ceil(low), math.ceil(high) - 1
         text = "0" if last == 0 else f"{first:,} to {last:,}" if last > first else f"{first:,}"

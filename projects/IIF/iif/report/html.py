@@ -31,7 +31,6 @@ from iif.report.run_details import RunDetails
 from iif.report.tables import page_number
 from iif.report.verdict import shown_verdicts
 
-
 # Put into the page one after the other.
 STYLES = ("report.css", "sections.css")
 SCRIPTS = ("report.js", "crops.js", "state.js")

@@ -75,4 +75,6 @@ def short_name(name: str, limit: int = 18) -> str:
     """
     head = name.partition("(")[0].rstrip(" _") or name
     text = head if len(name) > limit else name
-    return text if len(text) <= limit else f"{text[: limit - 1].rstrip(' _')}\N{HORIZONTAL ELLIPSIS}"
+    return (
+        text if len(text) <= limit else f"{text[: limit - 1].rstrip(' _')}\N{HORIZONTAL ELLIPSIS}"
+    )

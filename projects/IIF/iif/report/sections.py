@@ -35,10 +35,14 @@ MAX_CONFUSIONS = 50
 
 
 def metric_tables(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return one table for each IoU type: values, differences, intervals."""
+    """Return one table for each IoU type: values, differences, intervals of what is defined."""
     tables = []
     for iou_type in _main_first(comparison):
-        rows = [row for row in comparison.metrics if row.iou_type == iou_type]
+        rows = [
+            row
+            for row in comparison.metrics
+            if row.iou_type == iou_type and any(value is not None for value in row.values)
+        ]
         intervals = [i for row in rows for i in row.difference_intervals if i is not None]
         extent = max([abs(b) for i in intervals for b in (i.low, i.high)], default=0.0)
         tables.append(
@@ -184,7 +188,7 @@ def _confusions(analysis: FalsePositiveAnalysis) -> list[dict[str, Any]]:
 def category_table(
     comparison: Comparison | None, analysis: FalsePositiveAnalysis | None
 ) -> dict[str, Any]:
-    """Return header groups and rows of text, one row a category.
+    """Return header groups and rows of text, one row a category; columns of "-" are left out.
 
     Returns:
         "headings": [(text, number of columns)]; "columns": [text]; "starts": positions of the
@@ -192,8 +196,8 @@ def category_table(
         (r, c or f), "cells"}], in the order of ids.
     """
     # The first column stays in view when the table scrolls: its heading spans it alone.
-    headings: list[tuple[str, int]] = [("", 1), ("", 3)]
-    columns = ["Category", "Group", "Training images", "Objects"]
+    headings: list[tuple[str, int]] = [("Category", 1), ("Data", 3)]
+    columns = ["Name", "Group", "Training images", "Objects"]
     runs: list[str] = []
     if comparison is not None:
         runs = comparison.names
@@ -207,7 +211,7 @@ def category_table(
         )
         columns += runs + _difference_columns(runs)
 
-    table = []
+    table: list[dict[str, Any]] = []
     for row, (name, group, images, objects) in enumerate(_category_heads(comparison, analysis)):
         cells = [GROUP_LABELS[group], images, objects]
         if comparison is not None:
@@ -218,9 +222,19 @@ def category_table(
         if analysis is not None:
             cells += _false_positive_cells(analysis, row)
         table.append({"name": name, "group": group, "cells": cells})
-    widths = [width for _, width in headings]
-    starts = set(np.cumsum(widths)[1:-1].tolist())
-    return {"headings": headings, "columns": columns, "starts": starts, "rows": table}
+    owner = [i for i, (_, width) in enumerate(headings) for _ in range(width)]
+    kept = [0] + [
+        c for c in range(1, len(columns)) if any(entry["cells"][c - 1] != "-" for entry in table)
+    ]
+    for entry in table:
+        entry["cells"] = [entry["cells"][c - 1] for c in kept[1:]]
+    widths = [sum(owner[c] == i for c in kept) for i in range(len(headings))]
+    return {
+        "headings": [(text, n) for (text, _), n in zip(headings, widths, strict=True) if n],
+        "columns": [columns[c] for c in kept],
+        "starts": set(np.cumsum([n for n in widths if n])[1:-1].tolist()),
+        "rows": table,
+    }
 
 
 def _difference_columns(runs: Sequence[str]) -> list[str]:

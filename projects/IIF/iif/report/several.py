@@ -40,7 +40,7 @@ def view(report: Report) -> dict[str, Any] | None:
     for position, run in enumerate(details):
         members.setdefault(run.family or run.name, []).append(position)
     kind, columns = comparison.main_iou_type, _columns(comparison)
-    methods = []
+    methods: list[dict[str, Any]] = []
     for own in members.values():
         first = details[own[0]]
         methods.append(

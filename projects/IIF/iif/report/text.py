@@ -21,6 +21,7 @@ from iif.evaluation.metrics import FIXED_METRICS, METRICS
 from iif.evaluation.operating_points import all_runs_reach
 from iif.evaluation.scenes import Scene
 from iif.files import atomic_write
+from iif.report.advice import recommendation
 from iif.report.labels import GROUP_LABELS, IOU_NAMES, OUTCOME_WORDS
 from iif.report.records import (
     comparison_categories_csv,
@@ -30,7 +31,6 @@ from iif.report.records import (
     false_positives_json,
     json_text,
 )
-from iif.report.advice import recommendation
 from iif.report.tables import MINUS, interval_text, markdown_table, number, signed, text_table
 from iif.report.verdict import found_categories, shown_verdicts, verdict_lines, verdicts
 

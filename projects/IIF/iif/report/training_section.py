@@ -68,7 +68,9 @@ def _curve(details: Sequence[RunDetails], key: str, label: str) -> Markup | None
         # A dot every so often carries the tooltip: one a point would hide the line.
         marks += own[:: max(1, len(own) // 20)]
     marks.sort(key=lambda mark: mark.x)
-    return charts.chart(x, y, lines, marks, label=f"{label.capitalize()} against iteration", radius=2)
+    return charts.chart(
+        x, y, lines, marks, label=f"{label.capitalize()} against iteration", radius=2
+    )
 
 
 def _last(run: RunDetails, key: str) -> str:

@@ -83,9 +83,7 @@ class Change:
         difference = page_signed(self.after - self.before, self.decimals)
         if self.interval is None:
             return f"{text} ({difference})"
-        low, high = (
-            page_signed(v, self.decimals) for v in (self.interval.low, self.interval.high)
-        )
+        low, high = (page_signed(v, self.decimals) for v in (self.interval.low, self.interval.high))
         return f"{text} ({difference} [{low}, {high}])"
 
 
@@ -190,14 +188,13 @@ def changes(comparison: Comparison | None, rows: Sequence[RecallRow], run: int) 
             )
         before, after = row_at.false_discovery[0], row_at.false_discovery[run]
         if before is not None and after is not None:
-            bounds = row_at.false_discovery_intervals
             found.append(
                 Change(
                     f"{kind} false discovery rate at {100 * row_at.recall:g}% recall",
                     row_at.group,
                     before,
                     after,
-                    bounds[run - 1] if bounds else None,
+                    None,
                     gain=-1,
                 )
             )
@@ -282,9 +279,7 @@ def _versus(
     )
 
 
-def _direction(
-    name: str, baseline: str, better: Sequence[Change], worse: Sequence[Change]
-) -> str:
+def _direction(name: str, baseline: str, better: Sequence[Change], worse: Sequence[Change]) -> str:
     """Return the sentence that names the groups with gains and those with losses."""
     if better and worse:
         return (
@@ -338,9 +333,10 @@ def _lopsided(row: RecallRow, names: Sequence[str], run: int, found: Sequence[Ch
         f"{c.figure} of {c.words}"
         for c in found
         if c.group == row.group
-        and c.figure in (f"{kind} AP-fixed", f"{kind} false discovery rate at {100 * row.recall:g}% recall")
+        and c.figure
+        in (f"{kind} AP-fixed", f"{kind} false discovery rate at {100 * row.recall:g}% recall")
     ]
-    return f"{text}. What can: {_joined(comparable)}." if comparable else f"{text}."
+    return f"{text}. What can be: {_joined(comparable)}." if comparable else f"{text}."
 
 
 def _incomparable(row: RecallRow, names: Sequence[str], run: int) -> list[str]:
@@ -388,17 +384,17 @@ def _single(name: str, comparison: Comparison | None, rows: Sequence[RecallRow])
         else:
             lead.append(f"{name} has no {IOU_NAMES[kind]} AP that is defined.")
     if rows and rows[0].categories:
-        row = rows[0]
-        at = f"{100 * row.recall:g}% {IOU_NAMES[row.iou_type]} recall"
-        if row.compared:
+        first = rows[0]
+        at = f"{100 * first.recall:g}% {IOU_NAMES[first.iou_type]} recall"
+        if first.compared:
             lead.append(
-                f"It brings {row.reached[0]:,} of {row.categories:,} categories to {at} and makes "
-                f"{row.false_positives[0]:,} false positives there; its false discovery rate is "
-                f"{page_number(row.false_discovery[0])}%, counting a category that is not reached "
-                "as 100%."
+                f"It brings {first.reached[0]:,} of {first.categories:,} categories to {at} and "
+                f"makes {first.false_positives[0]:,} false positives there; its false discovery "
+                f"rate is {page_number(first.false_discovery[0])}%, counting a category that is "
+                "not reached as 100%."
             )
         else:
-            lead.append(f"It brings none of {row.categories:,} categories to {at}.")
+            lead.append(f"It brings none of {first.categories:,} categories to {at}.")
     if comparison is None and lead:
         lead[0] = lead[0].replace("It", name, 1)
     notes = [text for row in rows for text in _incomparable(row, [name], 0)]
