@@ -185,7 +185,8 @@ def _confusion_remedy(analysis: FalsePositiveAnalysis, run: int, group: str) -> 
     """Return the remedy of confused categories: it names the pair that is confused most often."""
     own = [c for c in analysis.confusions if analysis.category_groups[c.predicted] == group]
     pair: Confusion | None = max(own, key=lambda c: c.counts[run], default=None)
-    if pair is None or not pair.counts[run]:
+    # One or two confusions may be chance: a pair is named from three on.
+    if pair is None or pair.counts[run] < 3:
         return "an object of another category is there: label more of both"
     names, groups = analysis.category_names, [str(g) for g in analysis.category_groups]
     object_, predicted = names[pair.gt_category], names[pair.predicted]

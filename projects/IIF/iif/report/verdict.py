@@ -324,19 +324,20 @@ def _lopsided(row: RecallRow, names: Sequence[str], run: int, found: Sequence[Ch
     """Return what can be compared where one of two runs reaches no category of a group."""
     none, some = (0, run) if row.reached[0] == 0 else (run, 0)
     group, kind = GROUP_LABELS[row.group], IOU_NAMES[row.iou_type]
-    text = (
-        f"{names[none]} brings none of the {row.categories:,} {group} categories to "
-        f"{100 * row.recall:g}% recall, {names[some]} {row.reached[some]:,}: their false positives "
-        "cannot be compared"
-    )
+    rate = f"{kind} false discovery rate at {100 * row.recall:g}% recall"
     comparable = [
-        f"{c.figure} of {c.words}"
+        f"{c.figure} {page_number(c.before)} {ARROW} {page_number(c.after)}"
         for c in found
-        if c.group == row.group
-        and c.figure
-        in (f"{kind} AP-fixed", f"{kind} false discovery rate at {100 * row.recall:g}% recall")
+        if c.group == row.group and c.figure in (f"{kind} AP-fixed", rate)
     ]
-    return f"{text}. What can be: {_joined(comparable)}." if comparable else f"{text}."
+    text = (
+        f"{names[some]} brings {row.reached[some]:,} of the {row.categories:,} {group} categories "
+        f"to {100 * row.recall:g}% recall, {names[none]} none, so their false positives cannot be "
+        "compared."
+    )
+    if comparable:
+        text += f" What can be, from {names[0]} to {names[run]}: {_joined(comparable)}."
+    return text
 
 
 def _incomparable(row: RecallRow, names: Sequence[str], run: int) -> list[str]:
@@ -407,7 +408,11 @@ def _lines(found: Sequence[Change]) -> list[str]:
 
 
 def _unclear(found: Sequence[Change]) -> list[str]:
-    return _by_figure([c for c in found if not c.direction], lambda c: _of(c.group), ", ")
+    """Return the figures without a difference; of false positives with their intervals."""
+    unclear = [c for c in found if not c.direction]
+    counts = [c for c in unclear if c.gain < 0]
+    others = [c for c in unclear if c.gain > 0]
+    return _by_figure(others, lambda c: _of(c.group), ", ") + _lines(counts)
 
 
 def _by_figure(

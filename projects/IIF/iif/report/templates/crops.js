@@ -115,7 +115,7 @@
     byId("crop-more").hidden = drawn >= chosen.length;
   };
   const filterCrops = () => {
-    document.dispatchEvent(new KeyboardEvent("keydown", { key: "Escape" }));
+    document.dispatchEvent(new Event("hidetip"));
     chosen = payload.crops.filter((crop) =>
       Object.entries(filters).every(([key, select]) => !select.value || crop[key] === select.value));
     drawn = 0;

@@ -65,6 +65,7 @@
     if (first) showTipAt(first);
   });
   document.addEventListener("focusout", hideTip);
+  document.addEventListener("hidetip", hideTip); // what is under the tooltip is about to change
   const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hideTip();
