@@ -57,7 +57,7 @@ def test_report_of_one_run_without_images(evaluated: Path, tmp_path: Path) -> No
     page = Page(output.read_text())
     assert page.payload()["crops"] == []
     assert any("made without the images" in text for text in page.texts)
-    assert any(re.match(r"IIF reaches mask APr", text) for text in page.texts)
+    assert any(re.match(r"IIF has mask AP: all categories", text) for text in page.texts)
 
 
 def test_html_of_compare_and_false_positives(evaluated: Path, tmp_path: Path) -> None:

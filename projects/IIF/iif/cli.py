@@ -256,7 +256,7 @@ _command(
     arg("--open", action="store_true", help="open the page in a browser"),
     NAMES,
     arg("--images", metavar="DIR", help="image folder; without it no crops"),
-    arg("--crops", type=count, default=120, metavar="N", help="at most N (default %(default)s)"),
+    arg("--crops", type=count, default=100, metavar="N", help="at most N (default %(default)s)"),
     RECALL,
     BOOTSTRAP,
     SEED,

@@ -21,7 +21,7 @@ from iif.evaluation.scenes import KINDS, Scene, SceneObject, choose_scenes, kind
 from iif.report.outlines import mask_path
 
 # A crop is shown about 370 CSS pixels wide. With these a page for LVIS val stays below 3 MB.
-MAX_CROPS = 120
+MAX_CROPS = 100
 MAX_SIDE = 360
 MAX_BYTES = 8 * 1024
 MAX_SHAPES = 24

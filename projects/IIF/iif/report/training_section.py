@@ -25,8 +25,8 @@ CURVES = {
 
 
 def view(report: Report) -> dict[str, Any] | None:
-    """Return settings and curves; None where no run records any."""
-    details = report.details
+    """Return settings and curves of the page's runs; None where none records any."""
+    details = [run for run in report.details if run.name in report.runs]
     if not any(run.settings or run.curves for run in details):
         return None
     rows = setting_rows(details)

@@ -98,7 +98,7 @@
     heads.forEach((head, column) => {
       let keys = null;
       head.querySelector("button").addEventListener("click", () => {
-        const texts = rows.map((row) => row.cells[column].textContent);
+        const texts = rows.map((row) => row.cells[column].dataset.v ?? row.cells[column].textContent);
         const numeric = texts.every((text) => text === "-" || !Number.isNaN(toNumber(text)));
         keys ??= new Map(rows.map((row, i) => [row, numeric ? toNumber(texts[i]) : texts[i]]));
         const was = head.getAttribute("aria-sort");
