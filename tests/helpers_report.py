@@ -317,6 +317,7 @@ def make_crops(
                 make_image(i, made.height, made.width),
                 group=str(groups[subject.category]),
                 change=change if i % 5 or num_runs == 1 else "kept",
+                truth="" if subject.kind == "Bkg" else made.ground_truth[0].name,
             )
         )
     return crops
