@@ -458,6 +458,22 @@ def test_hover_shows_category_score_and_type(page: Any) -> None:
     assert tip(page) is None
 
 
+def test_a_tap_shows_category_score_and_type(page: Any) -> None:
+    rect = page.find_element(By.CSS_SELECTOR, ".crop .shape.subject path")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", rect)
+    page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        place = page.execute_script(
+            "const b = arguments[0].getBoundingClientRect();"
+            "return {x: b.x + b.width / 2, y: b.y + b.height / 2}", rect
+        )  # fmt: skip
+        for kind, points in (("touchStart", [place]), ("touchEnd", [])):
+            page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        assert "score" in (tip(page) or "")
+    finally:
+        page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
 def test_hover_inside_boxes_without_masks(browser: Any, pages: dict[str, Path]) -> None:
     resize(browser, 1280, 900)
     browser.get(pages["single"].as_uri())

@@ -52,12 +52,16 @@
   const marksOf = (svg) =>
     [...svg.querySelectorAll("[data-tip]")].filter((mark) => mark.getBoundingClientRect().width > 0);
 
-  document.addEventListener("pointermove", (event) => {
+  const pointed = (event) => {
     const mark = event.target.closest?.("[data-tip]");
     if (mark) showTip(mark, event.clientX, event.clientY);
     else if (current && !byKeys) hideTip();
+  };
+  document.addEventListener("pointermove", pointed);
+  document.addEventListener("pointerdown", pointed); // a tap moves nothing
+  document.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") hideTip(); // a finger leaves when it is lifted
   });
-  document.addEventListener("pointerleave", hideTip);
   document.addEventListener("focusin", (event) => {
     if (!event.target.matches("svg[data-roving]:focus-visible")) return;
     const marks = marksOf(event.target);
