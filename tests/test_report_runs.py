@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from helpers_report import make_analysis, make_comparison, with_recall
 from iif.errors import InputError
 from iif.evaluation import false_positives as fp
 from iif.evaluation.compare import Interval
-from iif.report import data_section, several, training_section
+from iif.report import data_section, page, several, training_section
 from iif.report.advice import NUM_TO_LABEL, advise, recommendation, recommended
 from iif.report.html import Report, render
 from iif.report.labels import short_name
@@ -124,8 +125,6 @@ def test_data_counts_every_category_once() -> None:
     assert [row[:2] for row in view["groups"]] == [
         ["all", "60"], ["rare", "20"], ["common", "20"], ["frequent", "20"],
     ]  # fmt: skip
-    import re
-
     counts = re.findall(r'data-tip="(\d+) \w+ categories', str(view["histogram"]))
     assert sum(map(int, counts)) == 60
     unknown = replace(
@@ -221,7 +220,8 @@ def test_unreached_and_unverified_categories_are_to_be_labelled() -> None:
     analysis = make_analysis(("IIF",))
     rows = [replace(row, reached=[row.categories // 2]) for row in analysis.groups]
     texts = [text for _, text, _, _ in advise(None, replace(analysis, groups=rows)).remedies]
-    assert sum("are not brought to 50% recall: label more of them" in text for text in texts) == 3
+    assert sum("are not brought to 50% recall: label more of them" in text for text in texts) == 2
+    assert sum("are not brought to 50% recall: there are labels enough" in t for t in texts) == 1
     assert sum("verify the categories in more test images" in text for text in texts) == 1
 
 
@@ -238,6 +238,19 @@ def test_categories_to_label_have_low_ap_and_fewest_images() -> None:
     assert images == sorted(images)
     left = [r for r in comparison.categories if r not in chosen and r.ap["segm"][run] is not None]
     assert all(r.image_count >= images[-1] for r in left if r.ap["segm"][run] <= np.median(known))
+
+
+def test_a_section_is_a_view_and_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [section.id for section in page.SECTIONS]
+    assert len(set(ids)) == len(ids)
+    templates = Path(page.__file__).parent / "templates" / "sections"
+    assert {path.name for path in templates.iterdir()} == {f"{id_}.html.j2" for id_ in ids}
+    # Values from elsewhere: the section is there when they are.
+    own = page.Section("glossary", "Missed", lambda report: report.extra.get("missed"))
+    monkeypatch.setattr(page, "SECTIONS", (own,))
+    assert page.page_sections(Report(make_comparison())) == []
+    given = Report(make_comparison(), extra={"missed": [1, 2]})
+    assert page.page_sections(given) == [{"id": "glossary", "title": "Missed", "view": [1, 2]}]
 
 
 def test_long_names_are_short_in_labels() -> None:

@@ -38,6 +38,13 @@ _REMEDIES = {
     "Both": "neither place nor category is right: label more objects, and train longer",
 }
 
+_MORE = "label more of them, and show them more often in training (repeat-factor sampling)"
+_UNREACHED_REMEDIES = {
+    "r": _MORE,
+    "c": _MORE,
+    "f": "there are labels enough, so train longer, or on larger input images",
+}
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -46,7 +53,8 @@ class Advice:
     Attributes:
         run: position of the run that is recommended, and that the rest is about.
         recommendation: why, in one or two sentences.
-        remedies: (what it is about, sentence, group "" or "r", "c", "f", error type or "").
+        remedies: (what it is about, sentence, and the group and error type whose crops show it,
+            "" where none do).
         to_label: (category, group, training images, AP, objects, why) of those to label next.
     """
 
@@ -158,9 +166,8 @@ def _remedies(
             (
                 f"{label} categories: not found",
                 f"{missing:,} of {row.categories:,} are not brought to "
-                f"{100 * analysis.recall:g}% recall: label more of them, and show them more often "
-                "in training (repeat-factor sampling).",
-                group,
+                f"{100 * analysis.recall:g}% recall: {_UNREACHED_REMEDIES[group]}.",
+                "",
                 "",
             )
         )

@@ -35,15 +35,12 @@ def false_positive_bars(
     scale = max(1, *group.total)
     bars = []
     for run, total, counts in zip(analysis.runs, group.total, group.by_type, strict=True):
-        parts = [
-            (
-                css_kind(kind),
-                n,
-                f"{run.name}\n{OUTCOME_LABELS[kind]}\n{n:,} of {total:,}",
-                link(kind=kind, group=within),
-            )
-            for kind, n in zip(ERROR_TYPES, counts, strict=True)
-        ]
+        parts = []
+        for kind, n in zip(ERROR_TYPES, counts, strict=True):
+            target = link(kind=kind, group=within)
+            tip = f"{run.name}\n{OUTCOME_LABELS[kind]}\n{n:,} of {total:,}"
+            tip += "\nclick, or Enter: the crops" if target else ""
+            parts.append((css_kind(kind), n, tip, target))
         words = ", ".join(f"{k} {n:,}" for k, n in zip(ERROR_TYPES, counts, strict=True))
         label = f"{run.name}, {GROUP_LABELS[group.group]} categories: {words}"
         bars.append(
