@@ -101,6 +101,7 @@ def test_intervals_are_paired_and_repeatable(made_runs: tuple[Annotations, list[
     assert b is not None
     assert (a.low, a.high) == pytest.approx((-b.high, -b.low))
     assert a.low < a.high
+    assert a.low <= one.false_positives[1] - one.false_positives[0] <= a.high
 
 
 def test_a_group_without_categories_is_undefined(

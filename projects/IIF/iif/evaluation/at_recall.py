@@ -80,7 +80,9 @@ def recall_rows(
 
     The intervals are of a paired bootstrap over images, with the draws of
     `iif.evaluation.bootstrap.paired_bootstrap`. Operating points are found anew in each replicate;
-    a compared category that some run does not reach there is left out of it for all.
+    a compared category that some run does not reach there is left out of it for all. That draws
+    the replicates towards no difference, so the interval is moved until their median lies at the
+    difference that was found.
 
     Args:
         runs: matches of each run on the same ground truth and IoU type.
@@ -125,7 +127,8 @@ def recall_rows(
             bar.update(len(batch))
     for column, row in enumerate(rows):
         for run in range(len(runs) - 1):
-            row.false_positive_intervals.append(_interval(drawn[:, run, column]))
+            found = row.false_positives[run + 1] - row.false_positives[0]
+            row.false_positive_intervals.append(_interval(drawn[:, run, column], found))
     return rows
 
 
@@ -180,9 +183,13 @@ def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values.mean(axis=1) if values.shape[1] else np.full(len(values), np.nan)
 
 
-def _interval(values: NDArray[np.float64]) -> Interval | None:
+def _interval(values: NDArray[np.float64], found: float) -> Interval | None:
+    """Return the central 95% of the replicates, moved so that their median is ``found``."""
     bounds = percentile_interval(values)
-    return None if bounds is None else Interval(*bounds)
+    if bounds is None:
+        return None
+    shift = found - float(np.nanmedian(values))
+    return Interval(bounds[0] + shift, bounds[1] + shift)
 
 
 @dataclass(frozen=True)
