@@ -110,6 +110,7 @@ def test_weights_are_those_of_the_method() -> None:
     assert values == pytest.approx(iif_weights(STATISTICS, "smooth").tolist())
     assert class_weights({"name": "none", "options": {}}, STATISTICS) is None
     assert class_weights(None, STATISTICS) is None
+    assert class_weights({"name": "of another version", "options": {}}, STATISTICS) is None
     record = {"name": "iif", "options": {"variant": "smooth"}}
     assert method_words(record) == "iif (variant smooth)"
     run = RunDetails("IIF", method_words(record), statistics=STATISTICS, weights=(words, values))

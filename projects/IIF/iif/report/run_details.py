@@ -137,15 +137,20 @@ def class_weights(
 ) -> tuple[str, list[float]] | None:
     """Return what a method multiplies each class's logit with, or adds to it, and which it is.
 
-    None for a method without such numbers, or one that needs more than the class counts.
+    None for a method without such numbers, one that needs more than the class counts, or one that
+    this version cannot build from what the run recorded.
     """
     if not record or statistics is None:
         return None
     from iif.methods import build_method, method_type  # imports torch
 
-    if "counts" not in (kind := method_type(str(record["name"]))).needs or len(kind.needs) > 1:
+    try:
+        kind = method_type(str(record["name"]))
+        if tuple(kind.needs) != ("counts",):
+            return None
+        method = build_method(kind.name, statistics, record["options"])
+    except InputError:
         return None
-    method = build_method(kind.name, statistics, record["options"])
     for attribute, words in (("scale", "factor of the logit"), ("shift", "added to the logit")):
         values = getattr(method, attribute, None)
         if values is not None and len(set(numbers := values[: len(statistics)].tolist())) > 1:

@@ -49,7 +49,6 @@ def view(report: Report) -> dict[str, Any] | None:
                 "seeds": len(own),
                 "baseline": 0 in own,
                 "cells": [_pooled(column, own) for column in columns],
-                "mean": _mean([columns[0].values[i] for i in own]),
             }
         )
     best = [_best(column, list(members.values())) for column in columns]
