@@ -297,6 +297,12 @@ def test_no_category_at_the_recall_is_said_as_such() -> None:
         groups=[replace(row, matched=0, total=[0, 0]) for row in analysis.groups],
     )
     text = render(Report(None, [nowhere], images=True, versions=VERSIONS))
+    assert "No category is brought by every run to 50% mask recall" in text
+    assert '<table class="dense">' not in text
+    rare = [replace(r, matched=0) if r.group == "r" else r for r in analysis.groups]
+    view = false_positive_view(replace(analysis, groups=rare))
+    assert view["groups"] == ["all", "common", "frequent"]
+    assert {len(row["cells"]) for row in view["rows"]} == {3}
     assert "no category is brought by every run to 50% recall" in text
     assert "makes a false positive at this recall" not in text
 

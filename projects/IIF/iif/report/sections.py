@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,14 +99,15 @@ def false_positive_view(
         link: returns the link to the crops of a kind and group, None where there is none.
     """
     groups = {row.group: row for row in analysis.groups}
+    compared = [group for group in GROUPS if groups[group].matched]
     return {
         "iou": IOU_NAMES[analysis.iou_type],
         "recall": f"{100 * analysis.recall:g}%",
         "matched": groups["all"].matched,
         "total": sum(groups["all"].total),
         "nowhere": not groups["all"].matched,
-        "groups": [GROUP_LABELS[group] for group in GROUPS],
-        "rows": _type_rows([groups[group] for group in GROUPS]),
+        "groups": [GROUP_LABELS[group] for group in compared],
+        "rows": _type_rows([groups[group] for group in compared]),
         "bars": [false_positive_bars(analysis, groups[group], link) for group in GROUPS],
         "curves": [recall_curve(analysis, group) for group in GROUPS],
         "coverage": [
@@ -138,7 +138,7 @@ def _type_rows(groups: Sequence[GroupRow]) -> list[dict[str, Any]]:
     ) -> dict[str, Any]:
         cells = []
         for group in groups:
-            of_runs = values(group) if group.matched else [math.nan] * len(group.total)
+            of_runs = values(group)
             changes = [percent_change(of_runs[0], v) for v in of_runs[1:]]
             cells.append([page_number(v, decimals) for v in of_runs])
             cells[-1] += [page_signed(c, 0) + ("%" if c is not None else "") for c in changes]
