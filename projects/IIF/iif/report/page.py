@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iif.report import data_section, several, training_section
+from iif.report import analyses_section, data_section, several, training_section
 from iif.report.advice import advise
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ SECTIONS = (
     Section("several", "All runs", several.view),
     Section("metrics", "Metrics", lambda report: report.comparison),
     Section("false-positives", "False positives", _has_analyses),
+    Section("missed", "Missed objects", analyses_section.view),
     Section("curves", "Against recall", _has_analyses),
     Section("coverage", "Coverage", _has_analyses),
     Section("categories", "Categories", lambda report: True),

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from iif import layout
 from iif.errors import InputError
 from iif.evaluation.compare import Comparison
 from iif.evaluation.summary_file import read_summary
+from iif.files import read_json
 from iif.statistics import ClassStatistics
 
 # Points of a curve on the page.
@@ -39,6 +42,7 @@ class RunDetails:
         curves: metric ("total_loss") -> (iteration, value), in the order of iterations.
         statistics: counts of the training classes; None without class_statistics.json.
         weights: (what they are, (K,) numbers) of a method that is fixed by the class counts.
+        analyses: those of the evaluation, by IoU type; empty where it was not asked for them.
     """
 
     name: str
@@ -49,6 +53,11 @@ class RunDetails:
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     statistics: ClassStatistics | None = None
     weights: tuple[str, list[float]] | None = None
+    analyses: Mapping[str, Any] = field(default_factory=dict)
+
+
+class _Analyses(msgspec.Struct):
+    analyses: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
 
 
 def read_details(comparison: Comparison) -> list[RunDetails]:
@@ -129,6 +138,7 @@ def _details(name: str, path: Path) -> RunDetails:
         curves,
         statistics,
         class_weights(summary.method, statistics),
+        read_json(path, _Analyses, what="a summary written by iif evaluate").analyses,
     )
 
 
