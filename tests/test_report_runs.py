@@ -147,7 +147,7 @@ def analyses(found: int) -> dict[str, object]:
             for g in groups
         ],
         "thresholds": [
-            {"category_id": 2, "threshold": 0.25, "precision": 0.5, "recall": 0.75, "f1": 0.6}
+            {"category_id": 2, "threshold": 0.25, "precision": 50.0, "recall": 75.0, "f1": 60.0}
         ],
         "confusion": [
             {"category_id": 2, "predicted_id": 3, "count": 9},
@@ -172,7 +172,7 @@ def test_missed_objects_and_costs_of_errors_are_shown_where_they_were_evaluated(
     assert view["impact"][0]["cells"][0] == ["31.2", "4.5", "-", "6.0", "7.0"]
     names = [row.name for row in comparison.categories]
     assert view["thresholds"] == [
-        {"name": names[1], "cells": [["0.25", "0.50", "0.75", "0.60"]] * 2}
+        {"name": names[1], "cells": [["0.25", "50.0", "75.0", "60.0"]] * 2}
     ]
     assert view["pairs"] == [[(names[1], names[2], "9")]] * 2
     assert 'id="missed"' in render(Report(comparison, details=details))

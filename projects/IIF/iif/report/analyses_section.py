@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # Confused pairs that are listed.
 MAX_PAIRS = 30
 _MISSED = ("found", "loc", "cls", "miss")
-_THRESHOLD = ("threshold", "precision", "recall", "f1")
+_PERCENT = ("precision", "recall", "f1")
 
 
 def view(report: Report) -> dict[str, Any] | None:
@@ -77,7 +77,10 @@ def _threshold_rows(
 
 
 def _threshold_cells(row: Mapping[str, Any] | None) -> list[str]:
-    return [page_number(None if row is None else row[key], 2) for key in _THRESHOLD]
+    """Return the threshold, and precision, recall and F1 in percent."""
+    if row is None:
+        return ["-"] * (1 + len(_PERCENT))
+    return [page_number(row["threshold"], 2), *(page_number(row[key]) for key in _PERCENT)]
 
 
 def _pairs(
