@@ -224,7 +224,8 @@ def find_annotations(comparison: Comparison) -> Path:
     recorded, summary = comparison.dataset.path, comparison.runs[0].summary
     if recorded is not None:
         found = [path for path in _resolved(recorded, Path(summary)) if path.is_file()]
-        found.sort(key=lambda path: sha256_file(path) != comparison.dataset.sha256)
+        if len(found) > 1:
+            found.sort(key=lambda path: sha256_file(path) != comparison.dataset.sha256)
         if found:
             return found[0]
     raise InputError(
