@@ -11,6 +11,7 @@ from selenium import webdriver
 
 from helpers_report import make_analysis, make_comparison, make_crops
 from iif.report.html import Report, write_report
+from iif.report.run_details import RunDetails
 
 NUM_CATEGORIES = 1203
 FLAGS = (
@@ -42,6 +43,14 @@ def find_program(*names: str) -> str:
     pytest.skip(f"{names[0]} is not installed")
 
 
+def find_axe() -> Path:
+    """Return axe-core's script, which npm installs beside the checkout, or skip the test."""
+    script = Path(__file__).resolve().parents[1] / "node_modules" / "axe-core" / "axe.min.js"
+    if not script.is_file():
+        pytest.skip("axe-core is not installed: npm install --no-save axe-core")
+    return script
+
+
 def write_pages(folder: Path) -> dict[str, Path]:
     """Write a full page of LVIS's size, one of a single run, and one with long names."""
     reports = {
@@ -63,6 +72,25 @@ def write_pages(folder: Path) -> dict[str, Path]:
             [make_analysis(("a" * 80, "mask_rcnn_R_50_FPN_1x_iif_raw_seed_0"))],
         ),
     }
+    runs = [f"method {chr(97 + m)} seed {s}" for m in range(12) for s in range(3)]
+    pair = (runs[0], runs[-1])
+    reports["many"] = Report(
+        make_comparison(pair),
+        [make_analysis(pair)],
+        make_crops(12),
+        everything=make_comparison(tuple(runs), num_categories=6),
+        details=[
+            RunDetails(
+                name,
+                method=name[:8],
+                family=name[:8],
+                seed=int(name[-1]),
+                settings={"SEED": name[-1], "SOLVER.BASE_LR": "0.02"},
+                curves={"total_loss": [(i, 3.0 / (i + 1)) for i in range(0, 900, 20)]},
+            )
+            for name in runs
+        ],
+    )
     for name, report in reports.items():
         write_report(report, folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in reports}

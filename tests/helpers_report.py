@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pycocotools import mask as mask_util
 
 import helpers_compare as made
 from iif.cli import main
+from iif.evaluation.at_recall import rows_of_analysis
 from iif.evaluation.compare import (
     METRICS,
     CategoryRow,
@@ -228,6 +230,23 @@ def make_analysis(
     )
 
 
+def with_recall(
+    comparison: Comparison, *analyses: FalsePositiveAnalysis, spread: float | None = 0.05
+) -> Comparison:
+    """The comparison with rows at equal recall of analyses; intervals are ``spread`` of a count."""
+    rows = []
+    for analysis in analyses:
+        for row in rows_of_analysis(analysis):
+            first, *later = row.false_positives
+            bounds = [
+                Interval(n - first - (spread or 0) * first, n - first + (spread or 0) * first)
+                for n in later
+            ]
+            kept = bounds if spread is not None else []
+            rows.append(replace(row, false_positive_intervals=kept))
+    return replace(comparison, at_recall=rows)
+
+
 def make_image(seed: int, height: int = 480, width: int = 640) -> np.ndarray:
     """An image with about the detail of a photograph: smooth shapes and fine noise."""
     rng = np.random.default_rng(seed)
@@ -311,6 +330,7 @@ def make_crops(
                 make_image(i, made.height, made.width),
                 group=str(groups[subject.category]),
                 change=change if i % 5 or num_runs == 1 else "kept",
+                truth="" if subject.kind == "Bkg" else made.ground_truth[0].name,
             )
         )
     return crops

@@ -21,13 +21,13 @@ from helpers_report import (
 from iif.errors import InputError
 from iif.evaluation import false_positives as fp
 from iif.evaluation.compare import Interval
-from iif.report.crops import MAX_BYTES
+from iif.report.crops import MAX_BYTES, MAX_CROPS, WHOLE_BYTES
+from iif.report.crops_payload import CropLinks, crops_payload
 from iif.report.html import Report, render
 from iif.report.page_charts import difference_charts
 from iif.report.sections import (
     MAX_CONFUSIONS,
     category_table,
-    crops_payload,
     false_positive_view,
     metric_tables,
 )
@@ -77,7 +77,7 @@ def test_page_is_well_formed(pages: dict[str, str], name: str) -> None:
     ids = page.ids()
     assert len(ids) == len(set(ids))
     links = [a["href"] for tag, a in page.tags if tag == "a"]
-    assert {link[1:] for link in links} <= set(ids)
+    assert {link[1:].partition("?")[0] for link in links} <= set(ids)
     labelled = {a["aria-labelledby"] for _, a in page.tags if "aria-labelledby" in a}
     assert labelled <= set(ids)
     # Every row of a table has as many cells as its head.
@@ -140,8 +140,16 @@ def test_undefined_is_a_dash_and_no_nan_is_printed(pages: dict[str, str]) -> Non
     for text in pages.values():
         visible = " ".join(Page(text).texts)
         assert not re.search(r"\b(nan|None|inf)\b", visible)
-    (row,) = [r for r in metric_tables(make_comparison())[0]["rows"] if r["metric"] == "APs"]
-    assert row["values"] == ["-", "-"]
+    comparison = make_comparison()
+    defined = [
+        replace(r, values=[None, 3.0]) if r.metric == "APs" else r for r in comparison.metrics
+    ]
+    (row,) = [
+        r
+        for r in metric_tables(replace(comparison, metrics=defined))[0]["rows"]
+        if r["metric"] == "APs"
+    ]
+    assert row["values"] == ["-", "3.0"]
     assert row["changes"][0]["text"] == "-"
 
 
@@ -229,7 +237,11 @@ def test_payload_holds_what_crops_show() -> None:
     payload = crops_payload(crops, ["baseline", "IIF"])
     assert payload["panels"] == ["baseline", "IIF", "Ground truth"]
     for crop, entry in zip(crops, payload["crops"], strict=True):
-        assert base64.b64decode(entry["src"].removeprefix("data:image/jpeg;base64,")) == crop.jpeg
+        src = entry["src"].removeprefix("data:image/webp;base64,")
+        assert base64.b64decode(src) == crop.picture
+        whole = payload["wholes"][str(crop.image_id)]
+        assert base64.b64decode(whole["src"].partition(",")[2]) == crop.whole
+        assert (whole["h"], whole["w"]) == crop.image_size
         for panel, shapes in zip(crop.panels, entry["panels"], strict=True):
             assert [payload["names"][s[0]] for s in shapes] == [s.name for s in panel]
             assert [s[1] for s in shapes] == [s.kind for s in panel]
@@ -239,9 +251,10 @@ def test_payload_holds_what_crops_show() -> None:
     assert crops_payload(make_crops(1, num_runs=1), ["IIF"])["changes"] == {}
 
 
-def test_lvis_val_with_200_crops_is_under_20_mb() -> None:
-    # 8 crops of 640 x 480 images with 12 objects a run, 25 times over.
-    crops = make_crops(8, num_categories=1203, objects=12) * 25
+def test_a_page_of_lvis_size_is_under_3_mb() -> None:
+    # 8 crops of 640 x 480 images with 12 objects a run, as often as it takes.
+    crops = make_crops(8, num_categories=1203, objects=12) * (MAX_CROPS // 8)
+    crops = [replace(crop, image_id=i) for i, crop in enumerate(crops)]
     report = Report(
         make_comparison(num_categories=1203),
         [
@@ -252,7 +265,53 @@ def test_lvis_val_with_200_crops_is_under_20_mb() -> None:
         versions=VERSIONS,
     )
     size = len(render(report).encode())
-    largest = len(crops) * (4 * MAX_BYTES // 3)
-    pictures = sum(4 * len(crop.jpeg) // 3 for crop in crops)
+    largest = len(crops) * 4 * (MAX_BYTES + WHOLE_BYTES) // 3
+    pictures = sum(4 * (len(crop.picture) + len(crop.whole)) // 3 for crop in crops)
     # Also when every picture is as large as it may be.
-    assert size - pictures + largest < 20e6
+    assert size - pictures + largest < 3e6
+
+
+def test_columns_and_rows_of_dashes_are_left_out() -> None:
+    comparison, analysis = make_comparison(), make_analysis()
+    unknown = [replace(row, image_count=None) for row in comparison.categories]
+    without = category_table(
+        replace(comparison, categories=unknown),
+        replace(analysis, matched=np.zeros_like(analysis.matched)),
+    )
+    assert "Training images" not in without["columns"]
+    assert [text for text, _ in without["headings"]] == ["Category", "Data", "Mask AP", "Box AP"]
+    assert sum(width for _, width in without["headings"]) == len(without["columns"])
+    assert {len(row["cells"]) for row in without["rows"]} == {len(without["columns"]) - 1}
+    for cell in zip(*(row["cells"] for row in without["rows"]), strict=True):
+        assert set(cell) != {"-"}
+    metrics = [row["metric"] for row in metric_tables(comparison)[0]["rows"]]
+    assert "APs" not in metrics
+    assert "APm" in metrics
+
+
+def test_no_category_at_the_recall_is_said_as_such() -> None:
+    analysis = make_analysis()
+    nowhere = replace(
+        analysis,
+        matched=np.zeros_like(analysis.matched),
+        groups=[replace(row, matched=0, total=[0, 0]) for row in analysis.groups],
+    )
+    text = render(Report(None, [nowhere], images=True, versions=VERSIONS))
+    assert "No category is brought by every run to 50% mask recall" in text
+    assert '<table class="dense">' not in text
+    rare = [replace(r, matched=0) if r.group == "r" else r for r in analysis.groups]
+    view = false_positive_view(replace(analysis, groups=rare))
+    assert view["groups"] == ["all", "common", "frequent"]
+    assert {len(row["cells"]) for row in view["rows"]} == {3}
+    assert "no category is brought by every run to 50% recall" in text
+    assert "makes a false positive at this recall" not in text
+
+
+def test_links_lead_to_crops_that_are_there() -> None:
+    crops = make_crops(6)
+    link = CropLinks(crops)
+    crop = crops[0]
+    assert link(kind=crop.kind, group=crop.group) == f"#crops?kind={crop.kind}&group={crop.group}"
+    assert link(name=NASTY + "x") is None
+    named = CropLinks([replace(crop, category="a&b=c", truth="d e")])
+    assert named(name="a&b=c", truth="d e") == "#crops?name=a%26b%3Dc&truth=d%20e"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from helpers_browser import resize, start_browser, write_pages
+from helpers_browser import find_axe, resize, start_browser, write_pages
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def head_button(page: Any, number: int) -> Any:
     return page.find_elements(By.CSS_SELECTOR, "#category-table thead tr:last-child button")[number]
 
 
-@pytest.mark.parametrize("name", ["full", "single", "long names"])
+@pytest.mark.parametrize("name", ["full", "single", "many", "long names"])
 def test_no_errors_and_nothing_is_loaded(browser: Any, pages: dict[str, Path], name: str) -> None:
     browser.get_log("browser")
     browser.get(pages[name].as_uri())
@@ -159,12 +160,12 @@ def crops_drawn(page: Any) -> list[str]:
 def test_crops_come_in_batches(page: Any) -> None:
     assert len(crops_drawn(page)) == 12
     count = page.find_element(By.ID, "crop-count")
-    assert count.text == "30 crops, 12 shown"
+    assert count.text == "12 of 30 shown"
     more = page.find_element(By.ID, "crop-more")
     page.execute_script("arguments[0].click(); arguments[0].click()", more)
     assert len(crops_drawn(page)) == 30
     assert not more.is_displayed()
-    assert count.text == "30 crops"
+    assert count.text == "30 of 30 shown"
 
 
 def test_crop_filters(page: Any) -> None:
@@ -184,8 +185,8 @@ def test_crop_filters(page: Any) -> None:
         expected = [c for c in crops if c[key] == value]
         assert 0 < len(expected) < 30
         count = page.find_element(By.ID, "crop-count").text
-        assert count.startswith(f"{len(expected)} of 30 crops")
         drawn = crops_drawn(page)
+        assert count == f"{len(drawn)} of {len(expected)} shown that match, of 30 in all"
         assert len(drawn) == min(12, len(expected))
         for text, crop in zip(drawn, expected, strict=False):
             assert f"image {crop['id']}" in text
@@ -208,7 +209,9 @@ def test_boxes_masks_and_unverifiable_can_be_hidden(page: Any) -> None:
     for control, selector in (
         ("show-masks", ".shape path"),
         ("show-boxes", ".shape path ~ rect"),
-        ("show-greyed", ".shape.greyed"),
+        ("show-labels", "text.tag"),
+        ("show-ignored", ".kind-ignored"),
+        ("show-unverifiable", ".kind-unverifiable"),
     ):
         assert visible(selector) > 0
         page.find_element(By.ID, control).click()
@@ -225,6 +228,202 @@ def test_unverifiable_is_grey_and_dashed(page: Any) -> None:
     red, green, blue = (int(v) for v in style[0].removeprefix("rgb(").rstrip(")").split(","))
     assert red == green == blue
     assert style[1] != "none"
+
+
+def test_ignored_and_unverifiable_are_told_apart(page: Any) -> None:
+    styles = page.execute_script(
+        "return ['ignored', 'unverifiable'].map((kind) => {"
+        "const e = document.querySelector(`.shape.kind-${kind} rect:not(.casing)`);"
+        "const s = getComputedStyle(e);"
+        "return [s.stroke, s.strokeDasharray]; })"
+    )
+    assert len({stroke for stroke, _ in styles}) == 2
+    assert len({dashes for _, dashes in styles} - {"none"}) == 2
+
+
+def test_outlines_have_names_and_scores_and_the_lower_the_thinner(page: Any) -> None:
+    found = page.execute_script(
+        """
+        const payload = JSON.parse(document.getElementById('payload').textContent);
+        const width = (e) =>
+          parseFloat(getComputedStyle(e.querySelector('rect:not(.casing)')).strokeWidth);
+        const labels = [...document.querySelectorAll('#crop-list text.tag')];
+        const plain = [...document.querySelectorAll('#crop-list .shape:not(.subject)')]
+          .filter((e) => e.dataset.tip.includes('score'));
+        return [payload.short, labels.map((e) => e.textContent),
+          plain.map((e) => [Number(e.dataset.tip.split('score ')[1]), width(e)])];
+        """
+    )
+    short, labels, widths = found
+    assert len(labels) > 20
+    for label in labels:
+        name = re.sub(r" \d\.\d\d$", "", label)
+        assert name in short
+        assert len(name) <= 18
+    ordered = [width for _, width in sorted(widths)]
+    assert ordered == sorted(ordered)
+    assert ordered[0] < ordered[-1]
+
+
+def test_true_class_is_in_the_heading(page: Any) -> None:
+    crops = page.execute_script("return JSON.parse(document.getElementById('payload').textContent)")
+    for text, crop in zip(crops_drawn(page), crops["crops"], strict=False):
+        assert f"Detected: {crop['name']}" in text
+        truth = crop["truth"] or "nothing annotated there"
+        assert f"in truth: {truth}" in text
+
+
+def test_a_crop_leads_to_its_whole_image(page: Any) -> None:
+    crop = page.find_element(By.CSS_SELECTOR, ".crop")
+    assert crop.find_elements(By.CSS_SELECTOR, ".whole svg") == []
+    summary = crop.find_element(By.CSS_SELECTOR, ".whole summary")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", summary)
+    summary.click()
+    svg = WebDriverWait(page, 20).until(
+        lambda _: crop.find_elements(By.CSS_SELECTOR, ".whole svg")
+    )[0]
+    data = page.execute_script(
+        "return JSON.parse(document.getElementById('payload').textContent).crops[0]"
+    )
+    place = svg.find_element(By.CSS_SELECTOR, ".window")
+    assert [int(place.get_attribute(a)) for a in ("x", "y", "width", "height")] == data["window"]
+    assert svg.get_dom_attribute("viewBox") == "0 0 640 480"
+
+
+def test_a_category_leads_to_its_crops_and_back(page: Any) -> None:
+    link = page.find_element(By.CSS_SELECTOR, "#category-table a.cell-link")
+    name = link.text
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", link)
+    link.click()
+    WebDriverWait(page, 20).until(lambda p: "name=" in p.execute_script("return location.hash"))
+    chosen = Select(page.find_element(By.ID, "crop-category")).first_selected_option.text
+    assert chosen == name
+    assert crops_drawn(page)
+    assert all(f"Detected: {name}" in text for text in crops_drawn(page))
+    top = page.execute_script("return document.getElementById('crops').getBoundingClientRect().top")
+    assert abs(top) < 200
+
+
+def test_a_bar_leads_to_its_crops_by_click_and_by_keys(page: Any) -> None:
+    bar = page.find_element(By.CSS_SELECTOR, "#false-positives .bar rect[data-href]")
+    wanted = bar.get_attribute("data-href")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", bar)
+    bar.click()
+    WebDriverWait(page, 20).until(lambda p: p.execute_script("return location.hash") == wanted)
+    kind = re.search(r"kind=(\w+)", wanted)[1]
+    assert Select(page.find_element(By.ID, "crop-kind")).first_selected_option.text == kind
+    assert all(f"{kind}:" in text for text in crops_drawn(page))
+    page.execute_script(
+        "history.replaceState(null, '', '#x'); document.activeElement.blur();"
+        "arguments[0].ownerSVGElement.focus()", bar
+    )  # fmt: skip
+    webdriver.ActionChains(page).send_keys(Keys.HOME).perform()
+    current = page.execute_script("return document.querySelector('.current')?.dataset.href")
+    webdriver.ActionChains(page).send_keys(Keys.ENTER).perform()
+    assert current
+    assert page.execute_script("return location.hash") == current
+
+
+def test_the_state_is_in_the_address(browser: Any, pages: dict[str, Path]) -> None:
+    resize(browser, 1280, 900)
+    url = pages["full"].as_uri()
+    browser.get("about:blank")
+    browser.get(f"{url}#categories?search=mug&in=r&sort=-2")
+    assert browser.find_element(By.ID, "category-search").get_attribute("value") == "mug"
+    assert set(column(browser, 1)) == {"rare"}
+    found = numbers(column(browser, 2))
+    assert found == sorted(found, reverse=True)
+    head_button(browser, 2).click()
+    assert "sort=2" in browser.execute_script("return location.hash")
+    Select(browser.find_element(By.ID, "crop-group")).select_by_value("c")
+    state = browser.execute_script("return location.hash")
+    assert state == "#crops?group=c"
+    shown = crops_drawn(browser)
+    browser.get("about:blank")
+    browser.get(url + state)
+    assert crops_drawn(browser) == shown
+    # What is not offered, and what is no section, changes nothing.
+    browser.get("about:blank")
+    browser.get(f"{url}#crops?kind=Nonsense")
+    assert len(crops_drawn(browser)) == 12
+    browser.get_log("browser")
+    browser.get(f"{url}#nowhere?x=1")
+    assert browser.get_log("browser") == []
+
+
+def test_methods_with_seeds_sort_by_their_mean(browser: Any, pages: dict[str, Path]) -> None:
+    resize(browser, 1400, 900)
+    browser.get(pages["many"].as_uri())
+    names = column(browser, 0, "method-table")
+    assert len(names) == 12
+    assert set(column(browser, 1, "method-table")) == {"3"}
+    heads = browser.find_elements(By.CSS_SELECTOR, "#method-table thead button")
+    browser.execute_script("arguments[0].click()", heads[2])
+    values = [float(text.split()[0]) for text in column(browser, 2, "method-table")]
+    assert values == sorted(values, reverse=True)
+    over = browser.execute_script(
+        "const e = document.getElementById('method-table').closest('.scroll');"
+        "return e.scrollWidth - e.clientWidth"
+    )
+    assert over <= 0
+
+
+def test_the_category_table_is_within_its_box_at_1400(browser: Any, pages: dict[str, Path]) -> None:
+    resize(browser, 1400, 900)
+    browser.get(pages["full"].as_uri())
+    over = browser.execute_script(
+        "const e = document.getElementById('category-table').closest('.scroll');"
+        "return e.scrollWidth - e.clientWidth"
+    )
+    assert over <= 0
+
+
+def test_intervals_are_in_view_on_a_phone(browser: Any, pages: dict[str, Path]) -> None:
+    resize(browser, 390, 800)
+    browser.get(pages["full"].as_uri())
+    hidden = browser.execute_script(
+        "return [...document.querySelectorAll('#metrics .range')].filter((e) => {"
+        "const box = e.getBoundingClientRect();"
+        "const frame = e.closest('.scroll').getBoundingClientRect();"
+        "return box.width === 0 || box.right > frame.right + 1; }).length"
+    )
+    assert hidden == 0
+
+
+@pytest.mark.parametrize("name", ["full", "single", "many", "long names"])
+def test_print_clips_nothing(browser: Any, pages: dict[str, Path], name: str) -> None:
+    # A4 on its side without the margins, in CSS pixels.
+    resize(browser, 1032, 800)
+    browser.get(pages[name].as_uri())
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        over = browser.execute_script(
+            """
+            for (const d of document.querySelectorAll('details')) d.open = true;
+            return [...document.querySelectorAll('td, th, h2, p, li, dd, figure')].filter((e) =>
+              e.getBoundingClientRect().right > document.documentElement.clientWidth + 1)
+              .map((e) => e.outerHTML.slice(0, 80));
+            """
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert over == []
+
+
+@pytest.mark.parametrize("name", ["full", "single", "many"])
+def test_axe_has_no_finding(browser: Any, pages: dict[str, Path], name: str) -> None:
+    axe = find_axe()
+    resize(browser, 1280, 900)
+    browser.get(pages[name].as_uri())
+    browser.execute_script(axe.read_text(encoding="utf-8"))
+    browser.set_script_timeout(120)
+    found = browser.execute_async_script(
+        """
+        const done = arguments[arguments.length - 1];
+        axe.run().then((result) => done(result.violations.map((v) => [v.id, v.nodes[0].html])));
+        """
+    )
+    assert found == []
 
 
 def hover(page: Any, element: Any) -> None:
@@ -259,6 +458,22 @@ def test_hover_shows_category_score_and_type(page: Any) -> None:
     assert tip(page) is None
 
 
+def test_a_tap_shows_category_score_and_type(page: Any) -> None:
+    rect = page.find_element(By.CSS_SELECTOR, ".crop .shape.subject path")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", rect)
+    page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    try:
+        place = page.execute_script(
+            "const b = arguments[0].getBoundingClientRect();"
+            "return {x: b.x + b.width / 2, y: b.y + b.height / 2}", rect
+        )  # fmt: skip
+        for kind, points in (("touchStart", [place]), ("touchEnd", [])):
+            page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+        assert "score" in (tip(page) or "")
+    finally:
+        page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
 def test_hover_inside_boxes_without_masks(browser: Any, pages: dict[str, Path]) -> None:
     resize(browser, 1280, 900)
     browser.get(pages["single"].as_uri())
@@ -277,7 +492,7 @@ def test_hover_on_charts(page: Any) -> None:
 
 
 def test_focus_and_arrow_keys_show_the_same(page: Any) -> None:
-    more = page.find_element(By.ID, "show-greyed")
+    more = page.find_element(By.ID, "show-unverifiable")
     page.execute_script("arguments[0].focus()", more)
     webdriver.ActionChains(page).send_keys(Keys.TAB).perform()
     focused = page.switch_to.active_element
@@ -305,7 +520,8 @@ def test_arrow_keys_pass_by_what_is_hidden(page: Any) -> None:
     )
     total = len(svg.find_elements(By.CSS_SELECTOR, ".shape"))
     hidden = svg.find_elements(By.CSS_SELECTOR, ".shape.greyed")
-    page.find_element(By.ID, "show-greyed").click()
+    for what in ("show-ignored", "show-unverifiable"):
+        page.find_element(By.ID, what).click()
     page.execute_script("arguments[0].focus()", svg)
     seen = set()
     for _ in range(total):
@@ -339,7 +555,7 @@ def test_controls_have_names(page: Any) -> None:
     assert all(r.get_attribute("tabindex") == "0" for r in regions)
 
 
-@pytest.mark.parametrize("name", ["full", "single", "long names"])
+@pytest.mark.parametrize("name", ["full", "single", "many", "long names"])
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_page_never_scrolls_sideways(
     browser: Any, pages: dict[str, Path], name: str, width: int

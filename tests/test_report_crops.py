@@ -23,6 +23,7 @@ from iif.evaluation.runs import Run, load_runs
 from iif.report.crops import (
     MAX_BYTES,
     MAX_SHAPES,
+    WHOLE_BYTES,
     _has_twin,
     choose_subjects,
     crop_window,
@@ -78,7 +79,7 @@ def test_crop_shows_its_subject_in_its_run_alone() -> None:
         abs=0.06,
     )
     assert (shape.name, shape.kind, shape.score) == (subject.name, subject.kind, subject.score)
-    picture = Image.open(io.BytesIO(crop.jpeg))
+    picture = Image.open(io.BytesIO(crop.picture))
     assert picture.size == (crop.width, crop.height)
     assert crop.width / crop.height == pytest.approx(width / height, rel=0.02)
 
@@ -97,7 +98,8 @@ def test_crops_are_small_whatever_the_image() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (960, 1280, 3), np.uint8)
     scene = make_scene(1, category_names(60), height=960, width=1280, objects=120)
     crop = cut_crop(scene, 0, scene.detections[0][0], noise, group="f", change="removed")
-    assert len(crop.jpeg) <= MAX_BYTES
+    assert len(crop.picture) <= MAX_BYTES
+    assert 0 < len(crop.whole) <= WHOLE_BYTES
     assert all(len(panel) <= MAX_SHAPES for panel in crop.panels)
     whole = replace(scene, detections=[[replace(o, bbox=(0.0, 0.0, 1280.0, 960.0)) for o in d]
                                        for d in scene.detections])  # fmt: skip
@@ -114,17 +116,22 @@ def analysed(evaluated: Path) -> tuple:
     return fp.analyse(gt, runs), runs
 
 
-def test_subjects_are_the_false_positives_and_their_changes(analysed: tuple) -> None:
+@pytest.mark.parametrize("wanted", [fp.ERROR_TYPES, ("TP",)], ids=["false", "true"])
+def test_subjects_are_the_detections_and_their_changes(
+    analysed: tuple, wanted: tuple[str, ...]
+) -> None:
     analysis, runs = analysed
     subjects = choose_subjects(analysis, runs, 10**6)
     assert len(set(subjects)) == len(subjects)
+    assert {"TP"} < {s.kind for s in subjects} <= {"TP", *fp.ERROR_TYPES}
+    subjects = [s for s in subjects if s.kind in wanted]
 
-    # By a plain loop: all false positives shown, and whether the other run has one like it.
+    # By a plain loop: all such detections shown, and whether the other run has one like it.
     shown = scenes.shown(analysis, runs)
     wrong = []
     for run, rows in zip(runs, shown, strict=True):
         kinds = scenes.kinds(run.matches)
-        wrong.append([int(r) for r in rows if scenes.KINDS[kinds[r]] in fp.ERROR_TYPES])
+        wrong.append([int(r) for r in rows if scenes.KINDS[kinds[r]] in wanted])
 
     def twin(run: int, row: int, other: int) -> bool:
         mine, theirs = runs[run].detections, runs[other].detections

@@ -52,13 +52,109 @@ def test_report_from_files(evaluated: Path, tmp_path: Path) -> None:
     assert again.read_bytes() == output.read_bytes()
 
 
+def test_report_of_runs_alone_from_any_folder(
+    evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Relative paths in a summary count from a folder above it, also after a move."""
+    project = tmp_path / "project"
+    shutil.copytree(evaluated, project / "data")
+    for name in ("baseline", "IIF"):
+        summary = project / "data" / name / "eval_summary.json"
+        content = json.loads(summary.read_text())
+        content["results"]["path"] = f"data/{name}.json"
+        content["dataset"]["path"] = "data/gt.json"
+        summary.write_text(json.dumps(content))
+    moved = tmp_path / "moved"
+    project.rename(moved)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    runs = [str(moved / "data" / name) for name in ("baseline", "IIF")]
+    assert main(["report", *runs, "--bootstrap", "20"]) == 0
+    page = Page((elsewhere / "report.html").read_text())
+    assert {"metrics", "false-positives", "what-now"} <= set(page.ids())
+    assert any("IIF brings" in text for text in page.texts)
+
+
+def test_report_opens_a_browser_when_asked(
+    evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.append(url) is None)
+    output = tmp_path / "report.html"
+    assert run_report(evaluated, output, "--open") == 0
+    assert opened == [output.as_uri()]
+    assert run_report(evaluated, output) == 0
+    assert len(opened) == 1
+
+
+def test_report_without_a_run_or_its_annotations(
+    evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = str(tmp_path / "report.html")
+    assert main(["report", "--output", output]) == 2
+    assert "no run is given" in capsys.readouterr().err
+    run = tmp_path / "run"
+    shutil.copytree(evaluated / "IIF", run)
+    content = json.loads((run / "eval_summary.json").read_text())
+    content["dataset"]["path"] = "nowhere/gt.json"
+    (run / "eval_summary.json").write_text(json.dumps(content))
+    assert main(["report", str(run), "--output", output]) == 2
+    error = capsys.readouterr().err
+    assert "the annotation file that it names, nowhere/gt.json, is not there" in error
+    assert "(--gt)" in error
+
+
+def test_groups_and_counts_of_the_summary_need_no_training_annotations(tmp_path: Path) -> None:
+    """A COCO-format file names no groups; its runs were evaluated with the training's counts."""
+    gt = made.make_gt(images=12)
+    for image in gt["images"]:
+        del image["neg_category_ids"], image["not_exhaustive_category_ids"]
+    for category in gt["categories"]:
+        del category["frequency"], category["image_count"]
+    for name in ("gt.json", "train.json"):
+        made.write(tmp_path / name, gt)
+    made.write(tmp_path / "run.json", made.make_results(gt))
+    paths = {
+        "--gt": "gt.json",
+        "--results": "run.json",
+        "--train-json": "train.json",
+        "--output": "run",
+    }
+    arguments = [part for flag, name in paths.items() for part in (flag, str(tmp_path / name))]
+    assert main(["evaluate", *arguments]) == 0
+    output = tmp_path / "report.html"
+    assert main(["report", str(tmp_path / "run"), "--output", str(output)]) == 0
+    comparison = compare([tmp_path / "run"])
+    analysed = pipelines.analyse_compared(tmp_path / "gt.json", comparison)
+    assert [row.group for row in comparison.categories] == analysed.gt.groups.tolist()
+    counts = [row.image_count for row in comparison.categories]
+    assert counts == analysed.gt.image_count.tolist()
+    assert None not in counts
+
+
+def test_many_runs_are_one_table_and_a_page_about_two(evaluated: Path, tmp_path: Path) -> None:
+    runs = []
+    for i in range(pipelines.MAX_RUNS + 1):
+        runs.append(tmp_path / f"run{i}")
+        shutil.copytree(evaluated / ("IIF" if i == 4 else "baseline"), runs[-1])
+    comparison, everything = pipelines.compare_for_page(runs, bootstrap=20)
+    assert comparison.names == ["run0", "run4"]
+    assert everything is not None
+    assert everything.names == [run.name for run in runs]
+    report = pipelines.make_report(comparison, everything=everything)
+    assert [run.name for run in report.details] == everything.names
+    few, none = pipelines.compare_for_page(runs[:3], bootstrap=0)
+    assert (len(few.runs), none) == (3, None)
+
+
 def test_report_of_one_run_without_images(evaluated: Path, tmp_path: Path) -> None:
     output = tmp_path / "single.html"
     assert run_report(evaluated, output, runs=("--run", str(evaluated / "IIF"))) == 0
     page = Page(output.read_text())
     assert page.payload()["crops"] == []
     assert any("made without the images" in text for text in page.texts)
-    assert any(re.match(r"IIF reaches mask APr", text) for text in page.texts)
+    assert any(re.match(r"IIF has mask AP: all categories", text) for text in page.texts)
 
 
 def test_html_of_compare_and_false_positives(evaluated: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from iif.report.pictures import (
     MAX_OBJECTS,
     PANEL_SIDE,
     PanelObject,
+    _shortened,
     draw_scene,
     label_of,
     place_labels,
@@ -161,6 +162,21 @@ def test_labels_name_category_score_and_error():
     assert label_of(scene_object((0, 0, 1, 1), "TP", score=0.871)) == "cup 0.87"
     assert label_of(scene_object((0, 0, 1, 1), "Loc", score=0.3)) == "cup 0.30 Loc"
     assert label_of(scene_object((0, 0, 1, 1), "Ground truth", score=None)) == "cup"
+
+
+def test_long_names_are_short_in_panels_and_whole_in_the_legend():
+    name = "railcar_(part_of_a_train)"
+    long = scene_object((10, 10, 30, 30), "TP", name=name, score=0.871)
+    assert label_of(long) == "railcar 0.87"
+
+    def drawn(objects):
+        scene = Scene(0, 1, "a.png", 96, 128, [0], [], [objects])
+        return draw_scene(scene, ["run"], np.zeros((96, 128, 3), np.uint8), lambda p, o: p)
+
+    # The line that tells the whole name adds to the height; the words themselves fit its width.
+    short = scene_object((10, 10, 30, 30), "TP", name="railcar", score=0.871)
+    assert drawn([long]).height - drawn([short]).height == 20
+    assert _shortened([long, short, long]) == f"railcar: {name}"
 
 
 def test_palette_covers_every_kind_with_colours_that_differ():

@@ -239,13 +239,15 @@ def check_tune(args: argparse.Namespace) -> None:
 
 
 def check_report(args: argparse.Namespace) -> None:
-    """Refuse runs of detection without test annotations, and of classification with them."""
+    """Refuse a report without a run, and runs of classification with annotations of detection."""
     from iif.classification.reports import runs_of
     from iif.evaluation.classification.compare import are_classifications
 
+    if not runs_of(args):
+        raise InputError(
+            "no run is given: name an eval_summary.json, or an output folder that has one"
+        )
     if not are_classifications(runs_of(args)):
-        if args.gt is None:
-            raise InputError("--gt is missing: the test annotations of the runs")
         return
     for flag, value in (("--gt", args.gt), ("--train-json", args.train_json)):
         if value is not None:

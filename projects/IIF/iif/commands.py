@@ -6,6 +6,7 @@ what it needs, so that ``iif --help`` and a bad argument answer at once.
 
 from __future__ import annotations
 
+import webbrowser
 from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,7 +107,11 @@ def compare(args: Namespace) -> None:
         compare_seeds(args)
         return
     comparison = compare(
-        [args.baseline, *args.runs], names=args.names, bootstrap=args.bootstrap, seed=args.seed
+        [args.baseline, *args.runs],
+        names=args.names,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        recall=args.recall,
     )
     if args.output:
         pipelines.save_comparison(comparison, args.output)
@@ -173,34 +178,41 @@ def false_positives(args: Namespace) -> None:
 
 
 def report(args: Namespace) -> None:
-    """Write one HTML page: metrics, false positives, crops.
+    """Write one HTML page: what changed, what to do now, and all figures behind it.
 
     The page is self-contained: metrics with intervals, false positives at matched recall, every
-    category, crops. A run is given by its eval_summary.json, or an output folder that has one. Runs
-    of image classification need no --gt: accuracy, false positives, calibration, every class.
+    category, crops, training. A run is given by its eval_summary.json, or an output folder that
+    has one; the first of several is the baseline. Runs of image classification have a page of
+    their own: accuracy, false positives, calibration, every class.
     """
     from iif.classification import reports
-
-    if reports.report(args):
-        return
-    from iif.evaluation.compare import compare
     from iif.evaluation.operating_points import check_recall
     from iif.report import pipelines
     from iif.report.html import write_report
 
     check_recall(args.recall)
-    runs = [args.baseline, *args.runs] if args.baseline else args.runs
-    comparison = compare(runs, names=args.names, bootstrap=args.bootstrap, seed=args.seed)
-    analysed = pipelines.analyse_compared(
-        args.gt,
-        comparison,
-        recall=args.recall,
-        train_json=args.train_json,
-        pictures=args.images is not None,
-    )
-    page = pipelines.make_report(comparison, analysed, images=args.images, max_crops=args.crops)
-    write_report(page, args.output)
-    print(f"Page: {args.output}")
+    if not reports.report(args):
+        comparison, everything = pipelines.compare_for_page(
+            reports.runs_of(args),
+            names=args.names,
+            bootstrap=args.bootstrap,
+            seed=args.seed,
+            recall=args.recall,
+        )
+        analysed = pipelines.analyse_compared(
+            args.gt or pipelines.find_annotations(comparison),
+            comparison,
+            recall=args.recall,
+            train_json=args.train_json,
+            pictures=args.images is not None,
+        )
+        page = pipelines.make_report(
+            comparison, analysed, images=args.images, max_crops=args.crops, everything=everything
+        )
+        write_report(page, args.output)
+        print(f"Page: {args.output}")
+    if args.open and not webbrowser.open(Path(args.output).resolve().as_uri()):
+        print("No browser could be started: open the page yourself.")
 
 
 def train(args: Namespace) -> None:

@@ -19,6 +19,7 @@ STATISTICS = "class_statistics.json"
 LAST_CHECKPOINT = "last_checkpoint"
 FINAL_CHECKPOINT = "model_final.pth"
 CHECKPOINTS = "model_*.pth"  # the pattern of their names
+METRICS = "metrics.json"  # one JSON object a line, as Detectron2's
 LOCK = ".lock"  # held while a run writes into the folder
 LOG = "log.txt"
 METRICS = "metrics.json"  # one JSON object a line, as Detectron2's

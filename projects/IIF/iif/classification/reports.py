@@ -16,7 +16,8 @@ from iif.report.classification.text import comparison_text, save_comparison_tabl
 
 def runs_of(args: Namespace) -> list[str]:
     """Return the runs of a command, the baseline first."""
-    return [args.baseline, *args.runs] if args.baseline else list(args.runs)
+    baseline = [args.baseline] if args.baseline else []
+    return [*baseline, *args.runs, *getattr(args, "run", [])]
 
 
 def compare(args: Namespace) -> bool:

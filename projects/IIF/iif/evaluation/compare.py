@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from iif import layout
 from iif.data.results import IOU_TYPES
 from iif.errors import InputError
+from iif.evaluation.at_recall import Interval as Interval
+from iif.evaluation.at_recall import RecallRow, recall_rows
 from iif.evaluation.bootstrap import percentile_interval, weighted_average_precision
 from iif.evaluation.conditions import Conditions, refuse_differences
 from iif.evaluation.intervals import Replicates, replicate_metrics, within_fixed_cap
 from iif.evaluation.matches_file import load_evaluated
 from iif.evaluation.matching import MAX_DETECTIONS, Matches
 from iif.evaluation.metrics import recall_metric
+from iif.evaluation.operating_points import check_recall
 from iif.evaluation.summary_file import Summary, find_runs, read_summary
 
 # Of a comparison under the default cap on detections, which names the recall.
@@ -33,14 +36,6 @@ METRICS = (
 )
 # Categories listed as having gained or lost most.
 NUM_EXTREMES = 10
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 95% percentile interval, in percentage points."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -133,6 +128,8 @@ class Comparison:
         max_dets: the cap on detections under which all were evaluated; None for no cap.
         replicates: bootstrap replicates behind the intervals; 0 when there are no intervals.
         seed: of the bootstrap.
+        at_recall: the runs at equal recall, a row for each IoU type and group; empty where the
+            matches are missing.
     """
 
     runs: list[RunInfo]
@@ -144,6 +141,7 @@ class Comparison:
     replicates: int
     seed: int
     max_dets: int | None = MAX_DETECTIONS
+    at_recall: list[RecallRow] = field(default_factory=list)
 
     @property
     def names(self) -> list[str]:
@@ -176,6 +174,7 @@ def compare(
     names: Sequence[str] | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
+    recall: float = 0.5,
 ) -> Comparison:
     """Compare evaluated runs; the first is the baseline. One run alone has no differences.
 
@@ -185,12 +184,14 @@ def compare(
         names: of the runs; default: the names of their folders.
         bootstrap: replicates behind the 95% intervals, 0 for none.
         seed: of the bootstrap.
+        recall: at which false positives are compared.
 
     Raises:
-        InputError: a summary is missing or malformed, two runs were evaluated differently
-            (`refuse_differences`), or names are not different or not given for all runs; the
-            message names the fault.
+        InputError: the recall is out of range, a summary is missing or malformed, two runs were
+            evaluated differently (`refuse_differences`), or names are not different or not given
+            for all runs; the message names the fault.
     """
+    check_recall(recall)
     found = find_runs(paths, names)
     labels, files = [name for name, _ in found], [file for _, file in found]
     summaries = [read_summary(path) for path in files]
@@ -204,15 +205,23 @@ def compare(
         notes += _setting_notes(pairs) + _same_results_notes(pairs)
 
     replicates: dict[str, Replicates] = {}
-    if bootstrap and len(pairs) > 1:
-        matches, fixed, missing = load_all_matches(files, summaries, labels, iou_types)
-        notes += missing
-        if not missing:
-            replicates = replicate_runs(
-                matches, fixed, summaries[0], iou_types, replicates=bootstrap, seed=seed
+    at_recall: list[RecallRow] = []
+    matches, fixed, missing = load_all_matches(files, summaries, labels, iou_types)
+    wanted = bootstrap if len(pairs) > 1 else 0
+    if not missing:
+        groups = np.array([row.group for row in summaries[0].per_category])
+        num_images = summaries[0].dataset.num_images
+        for iou_type in iou_types:
+            of_type = [run[iou_type] for run in matches]
+            at_recall += recall_rows(
+                of_type, groups, num_images, recall=recall, replicates=wanted, seed=seed
             )
-    elif len(pairs) > 1:
-        notes.append("no intervals: the bootstrap was turned off.")
+        if wanted:
+            replicates = replicate_runs(
+                matches, fixed, summaries[0], iou_types, replicates=wanted, seed=seed
+            )
+    if len(pairs) > 1:
+        notes += missing if bootstrap else ["no intervals: the bootstrap was turned off."]
 
     dataset, max_dets = summaries[0].dataset, summaries[0].evaluation.max_dets
     return Comparison(
@@ -246,6 +255,7 @@ def compare(
         replicates=bootstrap if replicates else 0,
         seed=seed,
         max_dets=max_dets,
+        at_recall=at_recall,
     )
 
 

@@ -171,6 +171,70 @@ def _frame(x: Axis, y: Axis) -> Markup:
     return Markup("").join(parts)
 
 
+def histogram(
+    names: Sequence[str],
+    bars: Sequence[Sequence[tuple[str, int, str]]],
+    x_label: str,
+    y_label: str,
+    *,
+    label: str,
+) -> Markup:
+    """Return upright bars of stacked counts.
+
+    Args:
+        names: of the bars, printed below them.
+        bars: of each bar (CSS classes, count, tooltip) from the bottom up.
+        x_label, y_label: printed along the axes.
+        label: the chart's text for screen readers.
+    """
+    tallest = max(1, *(sum(count for _, count, _ in bar) for bar in bars))
+    y = y_axis(y_label, 0.0, float(tallest))
+    left, right, bottom = LEFT, WIDE - RIGHT, HEIGHT - BOTTOM
+    width = (right - left) / len(bars)
+    parts = []
+    for value, text in y.ticks():
+        if value == int(value):
+            at = f"{y.place(value):.1f}"
+            parts.append(
+                Markup(
+                    '<path class="grid" d="M{} {}H{}"/><text x="{}" y="{}" dy="4" '
+                    'text-anchor="end">{}</text>'
+                ).format(left, at, right, left - 7, at, text)
+            )
+    for i, (name, bar) in enumerate(zip(names, bars, strict=True)):
+        total, start = 0, left + i * width
+        for css, count, tip in bar:
+            if count:
+                top, base = y.place(total + count), y.place(total)
+                parts.append(
+                    Markup(
+                        '<rect class="column {}" x="{}" y="{}" width="{}" height="{}" '
+                        'data-tip="{}"/>'
+                    ).format(
+                        css, f"{start + 2:.1f}", f"{top:.1f}", f"{width - 4:.1f}",
+                        f"{base - top:.1f}", tip,
+                    )
+                )  # fmt: skip
+            total += count
+        parts.append(
+            Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                f"{start + width / 2:.1f}", bottom + 17, name
+            )
+        )
+    parts.append(
+        Markup(
+            '<path class="axis" d="M{} {}H{}"/><text x="{}" y="{}" text-anchor="middle">{}</text>'
+            '<text transform="translate(13 {}) rotate(-90)" text-anchor="middle">{}</text>'
+        ).format(
+            left, bottom, right, (left + right) / 2, HEIGHT - 6, x_label,
+            (TOP + bottom) / 2, y_label,
+        )
+    )  # fmt: skip
+    return Markup(
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" tabindex="0" data-roving>{}</svg>'
+    ).format(WIDE, HEIGHT, label, Markup("").join(parts))
+
+
 def interval_glyph(value: float, low: float, high: float, extent: float, css: str) -> Markup:
     """Return a small picture of an interval about zero.
 
@@ -194,21 +258,26 @@ def interval_glyph(value: float, low: float, high: float, extent: float, css: st
     )  # fmt: skip
 
 
-def stacked_bar(parts: Sequence[tuple[str, int, str]], scale: int, *, label: str) -> Markup:
+def stacked_bar(
+    parts: Sequence[tuple[str, int, str, str | None]], scale: int, *, label: str
+) -> Markup:
     """Return one horizontal bar of stacked counts, as wide as its container.
 
     Args:
-        parts: (CSS classes, count, tooltip) from left to right.
+        parts: (CSS classes, count, tooltip, where a click goes) from left to right.
         scale: the count that fills the whole width.
         label: the bar's text for screen readers.
     """
     rects = []
     start = 0
-    for css, count, tip in parts:
+    for css, count, tip, link in parts:
         if count:
+            target = Markup(' data-href="{}"').format(link) if link else ""
             rects.append(
-                Markup('<rect class="{}" x="{}%" width="{}%" height="100%" data-tip="{}"/>').format(
-                    css, f"{100 * start / scale:.3f}", f"{100 * count / scale:.3f}", tip
+                Markup(
+                    '<rect class="{}" x="{}%" width="{}%" height="100%" data-tip="{}"{}/>'
+                ).format(
+                    css, f"{100 * start / scale:.3f}", f"{100 * count / scale:.3f}", tip, target
                 )
             )
         start += count

@@ -1,4 +1,4 @@
-"""Crops around single false positives: each run's detections there, beside the ground truth."""
+"""Crops around single detections, false positives above all: what each run finds there."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ from iif.evaluation.scenes import KINDS, Scene, SceneObject, choose_scenes, kind
 from iif.progress import progress
 from iif.report.outlines import mask_path
 
-# A crop is shown about 370 CSS pixels wide; these keep 200 of them well below 20 MB in base64.
-MAX_CROPS = 200
-MAX_SIDE = 420
-MAX_BYTES = 48 * 1024
-MAX_SHAPES = 40
+# A crop is shown about 370 CSS pixels wide. With these a page for LVIS val stays below 3 MB.
+MAX_CROPS = 100
+MAX_SIDE = 360
+MAX_BYTES = 8 * 1024
+MAX_SHAPES = 24
+# The whole image beside a crop: just to see where the crop lies.
+WHOLE_SIDE = 200
+WHOLE_BYTES = 3 * 1024
 
 CHANGES = ("removed", "added", "kept")
 
@@ -50,7 +53,7 @@ class Shape:
         score: None for ground truth.
         box: x, y, width, height; it may reach beyond the picture.
         path: SVG path data of the mask; empty without one.
-        subject: whether it is the false positive that the crop was cut around.
+        subject: whether it is the detection that the crop was cut around.
     """
 
     name: str
@@ -69,10 +72,14 @@ class Crop:
         image_id: the image it was cut from.
         window: the part of the image that it shows.
         width, height: of the embedded picture.
-        jpeg: its bytes.
-        category, group, kind: of the false positive it was cut around.
+        picture: its bytes, WebP.
+        category, group, kind: of the detection it was cut around, a false or true positive.
+        truth: category of the object that decided about it; "" where there is none.
         change: "removed" (no later run makes it), "added" (the baseline does not make it), "kept"
             (the baseline and a later run make it), or "" with a single run.
+        whole: the whole image, small, WebP; empty where the crop is all of it.
+        file_name: of the image.
+        image_size: height, width of the whole image in pixels.
         panels: (runs + 1,) shapes, ground truth last.
         left_out: (runs + 1,) number of shapes of each panel beyond MAX_SHAPES, not drawn.
     """
@@ -81,18 +88,22 @@ class Crop:
     window: Window
     width: int
     height: int
-    jpeg: bytes
+    picture: bytes
     category: str
     group: str
     kind: str
     change: str
     panels: list[list[Shape]]
     left_out: list[int]
+    truth: str = ""
+    file_name: str = ""
+    whole: bytes = b""
+    image_size: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A false positive to cut a crop around: detection ``row`` of run ``run``; see `Crop`."""
+    """A detection to cut a crop around: ``row`` of run ``run``; see `Crop`."""
 
     run: int
     row: int
@@ -109,7 +120,7 @@ def make_crops(
     images: str | os.PathLike[str],
     count: int = MAX_CROPS,
 ) -> list[Crop]:
-    """Cut crops around false positives at the matched recall.
+    """Cut crops around false positives, and some true ones, at the matched recall.
 
     Args:
         analysis, gt, runs: as given to and returned by `analyse`; ``gt`` with masks for segm.
@@ -136,6 +147,7 @@ def make_crops(
                 pixels,
                 group=str(analysis.category_groups[subject.category]),
                 change=subject.change,
+                truth=_truth(gt, runs[subject.run], subject.row),
             )
     return [crops[subject] for subject in subjects]
 
@@ -143,19 +155,23 @@ def make_crops(
 def choose_subjects(
     analysis: FalsePositiveAnalysis, runs: Sequence[Run], count: int
 ) -> list[Subject]:
-    """Return at most ``count`` false positives at the matched recall, as varied as possible.
+    """Return at most ``count`` detections at the matched recall, as varied as possible.
 
-    One is taken from each combination of change, frequency group and error type, then a second
-    one, and so on. Within a combination different categories and images come first, then higher
-    scores.
+    One is taken from each combination of change, frequency group and kind (an error type, or a
+    true positive), then a second one, and so on. Within a combination different categories and
+    images come first, then higher scores.
     """
-    found = [
-        _false_positives(run, rows) for run, rows in zip(runs, shown(analysis, runs), strict=True)
-    ]
-    parts = enumerate(zip(runs, found, _changes(runs, found), strict=True))
-    pool = np.concatenate(
-        [_candidates(position, run, rows, change) for position, (run, rows, change) in parts]
-    )
+    pools = []
+    for wanted in (ERROR_TYPES, ("TP",)):
+        found = [
+            _of_kind(run, rows, wanted)
+            for run, rows in zip(runs, shown(analysis, runs), strict=True)
+        ]
+        parts = enumerate(zip(runs, found, _changes(runs, found), strict=True))
+        pools += [
+            _candidates(position, run, rows, change) for position, (run, rows, change) in parts
+        ]
+    pool = np.concatenate(pools)
     best = np.lexsort((-pool["score"], pool["rank"]))
     group = np.unique(analysis.category_groups, return_inverse=True)[1]
     stratum = (pool["change"] * len(group) + group[pool["category"]]) * len(KINDS) + pool["kind"]
@@ -176,8 +192,8 @@ def choose_subjects(
 def _candidates(
     position: int, run: Run, rows: NDArray[np.int64], change: NDArray[np.int64]
 ) -> NDArray[np.void]:
-    """Return the false positives ``rows`` of a run as records."""
-    # A false positive that a later run shares with the baseline is shown once, as the baseline's.
+    """Return the detections ``rows`` of a run as records."""
+    # One that a later run shares with the baseline is shown once, as the baseline's.
     if position > 0:
         own = change != CHANGES.index("kept")
         rows, change = rows[own], change[own]
@@ -191,9 +207,14 @@ def _candidates(
     return pool
 
 
-def _false_positives(run: Run, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    wrong = [KINDS.index(error_type) for error_type in ERROR_TYPES]
-    return rows[np.isin(kinds(run.matches, rows), wrong)]
+def _of_kind(run: Run, rows: NDArray[np.int64], wanted: Sequence[str]) -> NDArray[np.int64]:
+    return rows[np.isin(kinds(run.matches, rows), [KINDS.index(kind) for kind in wanted])]
+
+
+def _truth(gt: Annotations, run: Run, row: int) -> str:
+    """Return the category of the object that decided about a detection; "" where none did."""
+    object_ = int(run.matches.gt_row[row])
+    return "" if object_ < 0 else gt.category_names[int(gt.ann_category[object_])]
 
 
 def occurrence(values: NDArray) -> NDArray[np.int64]:
@@ -206,7 +227,7 @@ def occurrence(values: NDArray) -> NDArray[np.int64]:
 
 
 def _changes(runs: Sequence[Run], found: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Return for each run's false positives their positions in CHANGES."""
+    """Return for each run's detections their positions in CHANGES."""
     changes = []
     for position, rows in enumerate(found):
         others = range(1, len(runs)) if position == 0 else (0,)
@@ -266,6 +287,7 @@ def cut_crop(
     *,
     group: str,
     change: str,
+    truth: str = "",
 ) -> Crop:
     """Cut the surroundings of one detection out of an image and outline all objects in it.
 
@@ -275,14 +297,19 @@ def cut_crop(
         subject: the detection, one of ``scene.detections[run]``.
         image: (H, W, 3) RGB, as large as the scene says.
         group: "r", "c" or "f", of the detection's category.
-        change: see `Crop`.
+        change, truth: see `Crop`.
     """
     window = crop_window(subject.bbox, scene.width, scene.height)
     x, y, width, height = window
     picture = Image.fromarray(image[y : y + height, x : x + width])
     picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    jpeg, picture = encode_jpeg(picture, MAX_BYTES)
+    encoded, picture = encode_picture(picture, MAX_BYTES)
     scale = picture.width / width
+    small = b""
+    if (width, height) != (scene.width, scene.height):
+        whole = Image.fromarray(image)
+        whole.thumbnail((WHOLE_SIDE, WHOLE_SIDE), Image.Resampling.LANCZOS)
+        small = encode_picture(whole, WHOLE_BYTES)[0]
 
     panels, left_out = [], []
     for position, objects in enumerate([*scene.detections, scene.ground_truth]):
@@ -301,13 +328,17 @@ def cut_crop(
         window=window,
         width=picture.width,
         height=picture.height,
-        jpeg=jpeg,
+        picture=encoded,
         category=subject.name,
         group=group,
         kind=subject.kind,
         change=change,
         panels=panels,
         left_out=left_out,
+        truth=truth,
+        file_name=scene.file_name,
+        whole=small,
+        image_size=(scene.height, scene.width),
     )
 
 
@@ -326,15 +357,15 @@ def crop_window(bbox: Sequence[float], width: int, height: int) -> Window:
     return max(0, min(left, width - crop_w)), max(0, min(top, height - crop_h)), crop_w, crop_h
 
 
-def encode_jpeg(picture: Image.Image, max_bytes: int) -> tuple[bytes, Image.Image]:
-    """Return a JPEG of at most ``max_bytes`` and the picture in it, shrunk where it must be."""
+def encode_picture(picture: Image.Image, max_bytes: int) -> tuple[bytes, Image.Image]:
+    """Return a WebP of at most ``max_bytes`` and its picture, made smaller when it must be."""
     while True:
-        for quality in (85, 75, 60):
+        for quality in (80, 60, 40):
             buffer = io.BytesIO()
-            picture.save(buffer, "JPEG", quality=quality, optimize=True)
+            picture.save(buffer, "WEBP", quality=quality, method=4)
             if buffer.tell() <= max_bytes:
                 return buffer.getvalue(), picture
-        picture = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4))
+        picture = picture.resize((picture.width * 4 // 5, picture.height * 4 // 5))
 
 
 def _is_in(bbox: Sequence[float], window: Window) -> bool:

@@ -8,7 +8,7 @@ The crops are embedded as JSON (`crops_payload`), which is all that the page's s
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,17 @@ from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
 from iif.files import atomic_write, versions
 from iif.report import page_charts, sections
 from iif.report.crops import Crop
+from iif.report.crops_payload import CropLinks, crops_payload
 from iif.report.labels import CHANGE_LABELS, GROUP_LABELS, OUTCOME_LABELS, OUTCOME_NAMES
+from iif.report.page import page_sections
 from iif.report.palette import DASHED, GROUP_COLORS, OUTCOME_COLORS, RUN_COLORS
+from iif.report.run_details import RunDetails
 from iif.report.templating import render_template
-from iif.report.verdict import verdicts
+from iif.report.verdict import shown_verdicts
+
+# Put into the page one after the other.
+STYLES = ("report.css", "sections.css")
+SCRIPTS = ("report.js", "crops.js", "state.js")
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,9 @@ class Report:
         images: whether the images were there to cut crops from.
         versions: of the software that made the page.
         attribution: whom the images of the data set are by; empty where its file does not say it.
+        details: of each run's training, of all runs where there is ``everything``; may be empty.
+        everything: all runs, where the rest of the page is about two of them; else None.
+        extra: values of sections that come from elsewhere, by the section's id.
     """
 
     comparison: Comparison | None = None
@@ -43,6 +53,9 @@ class Report:
     images: bool = False
     versions: dict[str, str] = field(default_factory=versions)
     attribution: str = ""
+    details: Sequence[RunDetails] = ()
+    everything: Comparison | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse a page without content, or about two data sets."""
@@ -73,18 +86,26 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> None:
 
 def render(report: Report) -> str:
     """Return the page as HTML text."""
-    return render_template("report.html.j2", _page(report), filters={"css_kind": sections.css_kind})
+    return render_template(
+        "report.html.j2",
+        _page(report),
+        filters={"css_kind": sections.css_kind},
+        styles=STYLES,
+        scripts=SCRIPTS,
+    )
 
 
 def _page(report: Report) -> dict[str, Any]:
     """Return the template's variables."""
     comparison, runs = report.comparison, report.runs
     main = report.analyses[0] if report.analyses else None
+    links = CropLinks(report.crops)
     return {
         "report": report,
         "comparison": comparison,
         "runs": runs,
-        "verdicts": verdicts(comparison, main),
+        "verdicts": shown_verdicts(comparison, report.analyses),
+        "page_sections": page_sections(report),
         "run_colors": [RUN_COLORS[i % len(RUN_COLORS)] for i in range(len(runs))],
         "kinds": [
             {"kind": kind, "color": color, "label": OUTCOME_LABELS[kind], "dashed": kind in DASHED}
@@ -96,9 +117,11 @@ def _page(report: Report) -> dict[str, Any]:
         "group_colors": GROUP_COLORS,
         "group_labels": GROUP_LABELS,
         "metrics": sections.metric_tables(comparison) if comparison is not None else [],
-        "analyses": [sections.false_positive_view(a) for a in report.analyses],
+        "analyses": [sections.false_positive_view(a, links) for a in report.analyses],
+        "crop_link": links,
+        "crop_kinds": [kind for kind in ("TP", *ERROR_TYPES) if links(kind=kind)],
         "scatter": page_charts.difference_charts(comparison) if comparison is not None else [],
         "categories": sections.category_table(comparison, main),
-        "crops": sections.crops_payload(report.crops, runs),
+        "crops": crops_payload(report.crops, runs),
         "has_masks": any(s.path for crop in report.crops for p in crop.panels for s in p),
     }

@@ -60,9 +60,21 @@ OUTCOME_LABELS = {
     "Unverifiable": "unverifiable: category not annotated here",
 }
 
-# How a false positive relates to the baseline's detections of the same place.
+# How a detection relates to the baseline's detections of the same place.
 CHANGE_LABELS = {
     "removed": "removed: only the baseline makes it",
     "added": "added: the baseline does not make it",
     "kept": "kept: the baseline makes it too",
 }
+
+
+def short_name(name: str, limit: int = 18) -> str:
+    """Return a category name that fits a label: without "(...)" at its end, cut off at ``limit``.
+
+    "railcar_(part_of_a_train)" is "railcar"; legends and tooltips have the whole name.
+    """
+    head = name.partition("(")[0].rstrip(" _") or name
+    text = head if len(name) > limit else name
+    return (
+        text if len(text) <= limit else f"{text[: limit - 1].rstrip(' _')}\N{HORIZONTAL ELLIPSIS}"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,26 @@ def css_kind(kind: str) -> str:
     return "kind-" + kind.lower().replace(" ", "-")
 
 
-def false_positive_bars(analysis: FalsePositiveAnalysis, group: GroupRow) -> dict[str, Any]:
-    """Return a group's bar of each run: false positives at matched recall by error type."""
+def false_positive_bars(
+    analysis: FalsePositiveAnalysis, group: GroupRow, link: Callable[..., str | None]
+) -> dict[str, Any]:
+    """Return a group's bar of each run: false positives at matched recall by error type.
+
+    Args:
+        analysis: the analysis.
+        group: the group's counts.
+        link: returns the link to the crops of a kind and group, None where there is none.
+    """
+    within = "" if group.group == "all" else group.group
     scale = max(1, *group.total)
     bars = []
     for run, total, counts in zip(analysis.runs, group.total, group.by_type, strict=True):
-        parts = [
-            (css_kind(kind), n, f"{run.name}\n{OUTCOME_LABELS[kind]}\n{n:,} of {total:,}")
-            for kind, n in zip(ERROR_TYPES, counts, strict=True)
-        ]
+        parts = []
+        for kind, n in zip(ERROR_TYPES, counts, strict=True):
+            target = link(kind=kind, group=within)
+            tip = f"{run.name}\n{OUTCOME_LABELS[kind]}\n{n:,} of {total:,}"
+            tip += "\nclick, or Enter: the crops" if target else ""
+            parts.append((css_kind(kind), n, tip, target))
         words = ", ".join(f"{k} {n:,}" for k, n in zip(ERROR_TYPES, counts, strict=True))
         label = f"{run.name}, {GROUP_LABELS[group.group]} categories: {words}"
         bars.append(

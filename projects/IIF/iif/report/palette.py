@@ -2,7 +2,7 @@
 
 The hues are those of Okabe and Ito (2008, https://jfly.uni-koeln.de/color/). Colour is
 never the only sign: each has a label of `iif.report.labels`, and detections that are ignored or
-unverifiable are dashed.
+unverifiable are dashed (on the page: the unverifiable ones dotted).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OUTCOME_COLORS = {
     "Dupe": "#56B4E9",
     "Bkg": "#CC79A7",
     "Both": "#F0E442",
-    "Ignored": "#BBBBBB",
+    "Ignored": "#A98A4B",
     "Unverifiable": "#8C8C8C",
 }
 

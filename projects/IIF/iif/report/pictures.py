@@ -8,8 +8,9 @@ for both.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import matplotlib
@@ -22,7 +23,7 @@ from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
 from iif.evaluation.scenes import GROUND_TRUTH, KINDS, Scene, SceneObject
 from iif.files import atomic_write
 from iif.progress import progress
-from iif.report.labels import IOU_NAMES, OUTCOME_LABELS
+from iif.report.labels import IOU_NAMES, OUTCOME_LABELS, short_name
 from iif.report.palette import DASHED, OUTCOME_COLORS
 from iif.report.text import scene_text
 
@@ -132,15 +133,25 @@ def draw_scene(
     title = f"{Path(scene.file_name).name} (id {scene.image_id}): {scene_text(scene)}"
     kinds = {o.kind for objects in shown for o in objects}
     legend = [GROUND_TRUTH, *(kind for kind in KINDS if kind in kinds)]
-    return _compose(title, subtitle, drawn, legend)
+    return _compose(title, subtitle, drawn, legend, _shortened(chain(truth, *shown)))
+
+
+def _shortened(objects: Iterable[SceneObject]) -> str:
+    """Return the names that labels shorten: "railcar: railcar_(part_of_a_train)"; "" for none."""
+    names = sorted({item.name for item in objects})
+    return "; ".join(f"{short}: {name}" for name in names if (short := short_name(name)) != name)
 
 
 def label_of(item: SceneObject) -> str:
-    """Return "category", "category 0.87" or, unless it is a true positive, "category 0.87 Loc"."""
+    """Return "category", "category 0.87" or, unless it is a true positive, "category 0.87 Loc".
+
+    A long name is shortened; the picture's legend has it whole.
+    """
+    name = short_name(item.name)
     if item.score is None:
-        return item.name
+        return name
     kind = "" if item.kind == "TP" else f" {item.kind}"
-    return f"{item.name} {item.score:.2f}{kind}"
+    return f"{name} {item.score:.2f}{kind}"
 
 
 def place_labels(
@@ -293,7 +304,11 @@ def _scaled_mask(item: SceneObject, width: int, height: int) -> NDArray[np.bool_
 
 
 def _compose(
-    title: str, subtitle: str, panels: Sequence[tuple[str, NDArray[np.uint8]]], legend: list[str]
+    title: str,
+    subtitle: str,
+    panels: Sequence[tuple[str, NDArray[np.uint8]]],
+    legend: list[str],
+    names: str,
 ) -> Image.Image:
     bold, plain = (ImageFont.truetype(str(f), s) for f, s in ((_BOLD, 18), (FONT, 15)))
     height, width = panels[0][1].shape[:2]
@@ -306,17 +321,21 @@ def _compose(
     head_height = 20 * max(map(len, heads)) + 6
     rows = _legend_rows(legend, plain, total_width - 2 * _GAP)
     foot = top + head_height + height + _GAP
-    picture = Image.new("RGB", (total_width, foot + 24 * len(rows) + _GAP // 2), "white")
+    lines = [line for line in _wrap(names, plain, total_width - 2 * _GAP) if line]
+    bottom = foot + 24 * len(rows)
+    picture = Image.new("RGB", (total_width, bottom + 20 * len(lines) + _GAP // 2), "white")
     draw = ImageDraw.Draw(picture)
     for i, (line, font) in enumerate(titles):
         draw.text((_GAP, _GAP + 26 * i), line, fill="black", font=font)
-    for x, lines, (_, pixels) in zip(columns, heads, panels, strict=True):
-        for i, line in enumerate(lines):
+    for x, head, (_, pixels) in zip(columns, heads, panels, strict=True):
+        for i, line in enumerate(head):
             draw.text((x, top + 20 * i), line, fill="black", font=plain)
         picture.paste(Image.fromarray(pixels), (x, top + head_height))
     for i, row in enumerate(rows):
         for x, kind in row:
             _draw_legend_entry(draw, _GAP + x, foot + 24 * i, kind, plain)
+    for i, line in enumerate(lines):
+        draw.text((_GAP, bottom + 20 * i), line, fill="black", font=plain)
     return picture
 
 

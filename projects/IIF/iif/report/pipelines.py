@@ -10,12 +10,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from iif import layout
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import IOU_TYPES, Detections, IouType, load_results
 from iif.errors import InputError
-from iif.evaluation.compare import Comparison, RunInfo
+from iif.evaluation.compare import Comparison, RunInfo, compare
 from iif.evaluation.false_positives import FalsePositiveAnalysis, analyse
 from iif.evaluation.matches_file import load_evaluated
 from iif.evaluation.matching import MAX_DETECTIONS, Matches, match
@@ -24,11 +27,16 @@ from iif.evaluation.runs import Run, load_runs
 from iif.evaluation.scenes import Scene
 from iif.files import sha256_file
 from iif.report import pictures
+from iif.report.advice import recommended
 from iif.report.comparison_plots import save_plots
 from iif.report.crops import MAX_CROPS, Crop, make_crops
 from iif.report.html import Report
+from iif.report.run_details import read_details
 from iif.report.text import save_comparison_tables
 from iif.statistics import ClassStatistics
+
+# More runs than this are compared in one table, and the rest of the page is about two of them.
+MAX_RUNS = 5
 
 
 @dataclass(frozen=True)
@@ -93,8 +101,8 @@ def analyse_compared(
         gt_path: the annotation file that the runs were evaluated on.
         comparison: the runs. The result files are those that their summaries name.
         recall: the matched recall.
-        train_json: the training annotations that the frequency groups were counted from, for an
-            annotation file that does not name them.
+        train_json: the training annotations that the frequency groups were counted from; default:
+            the groups and counts that the summaries record.
         pictures: whether pictures will be made, for which the result files are read.
 
     Raises:
@@ -159,17 +167,22 @@ def make_report(
     *,
     images: str | os.PathLike[str] | None = None,
     max_crops: int = MAX_CROPS,
+    everything: Comparison | None = None,
 ) -> Report:
     """Return the page's content: the comparison, the false positives and crops around them.
+
+    What the runs' folders tell of their training is read, too.
 
     Args:
         comparison: metrics; None for a page about false positives alone.
         analysed: the same runs.
         images: image folder; without it there are no crops.
         max_crops: at most so many crops.
+        everything: all runs, where ``comparison`` is of two of them.
 
     Raises:
-        InputError: an image is missing, cannot be read or has another size.
+        InputError: an image is missing, cannot be read or has another size; a file of a run's
+            folder is malformed.
     """
     analyses: list[FalsePositiveAnalysis] = []
     crops: list[Crop] = []
@@ -194,11 +207,74 @@ def make_report(
                     )
                 ]
                 analyses.append(analyse(gt, others_runs, recall=analysis.recall))
-    return Report(comparison, analyses, crops, images=images is not None, attribution=attribution)
+    details = read_details(everything or comparison) if comparison is not None else []
+    return Report(
+        comparison,
+        analyses,
+        crops,
+        images=images is not None,
+        attribution=attribution,
+        details=details,
+        everything=everything,
+    )
+
+
+def compare_for_page(
+    runs: Sequence[str | os.PathLike[str]],
+    *,
+    names: Sequence[str] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    recall: float = 0.5,
+) -> tuple[Comparison, Comparison | None]:
+    """Compare runs; of more than MAX_RUNS return the first and the best apart, too.
+
+    Args:
+        runs, names, bootstrap, seed, recall: as for `iif.evaluation.compare.compare`.
+
+    Returns:
+        The comparison that the page is about, and that of all runs where it is another.
+    """
+    options: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "recall": recall}
+    comparison = compare(runs, names=names, **options)
+    if len(comparison.runs) <= MAX_RUNS:
+        return comparison, None
+    chosen = [0, recommended(comparison) or 1]
+    pair = [comparison.names[i] for i in chosen]
+    return compare([comparison.runs[i].summary for i in chosen], names=pair, **options), comparison
+
+
+def find_annotations(comparison: Comparison) -> Path:
+    """Return the annotation file that the runs were evaluated on, as their summaries name it.
+
+    Raises:
+        InputError: no summary names one that is still there.
+    """
+    recorded, summary = comparison.dataset.path, comparison.runs[0].summary
+    if recorded is not None:
+        found = [path for path in _resolved(recorded, Path(summary)) if path.is_file()]
+        if len(found) > 1:
+            found.sort(key=lambda path: sha256_file(path) != comparison.dataset.sha256)
+        if found:
+            return found[0]
+    raise InputError(
+        f"{summary}: the annotation file that it names, {recorded}, is not there; give the "
+        "annotation file that the runs were evaluated on"
+    )
+
+
+def _resolved(recorded: str, summary: Path) -> list[Path]:
+    """Return where a recorded path may lie: as it is, and under each folder above the summary."""
+    path = Path(recorded)
+    if path.is_absolute():
+        return [path]
+    return list(dict.fromkeys([path, *(parent / path for parent in summary.absolute().parents)]))
 
 
 def find_results(run: RunInfo) -> Path:
     """Return the result file that a summary names, or one of its name beside the summary.
+
+    A relative path is looked for in the working directory, then in each folder above the summary.
 
     Raises:
         InputError: the summary names none, or there is none.
@@ -209,10 +285,11 @@ def find_results(run: RunInfo) -> Path:
             "iif evaluate"
         )
     beside = Path(run.summary).parent / Path(run.results).name
-    found = [path for path in (beside, Path(run.results)) if path.is_file()]
+    places = [beside, *_resolved(run.results, Path(run.summary))]
+    found = [path for path in places if path.is_file()]
     # A folder may have been copied, or trained into again: of two files, the one that was
     # evaluated counts.
-    if len(found) > 1 and not found[0].samefile(found[1]):
+    if any(not found[0].samefile(other) for other in found[1:]):
         found.sort(key=lambda path: sha256_file(path) != run.results_sha256)
     if found:
         return found[0]
@@ -231,7 +308,9 @@ def _load_ground_truth(
         path,
         exhaustive=comparison.dataset.exhaustive,
         masks="segm" in comparison.iou_types,
-        statistics=ClassStatistics.from_json(train_json) if train_json is not None else None,
+        statistics=_Recorded(comparison)
+        if train_json is None
+        else ClassStatistics.from_json(train_json),
     )
     if gt.sha256 != comparison.dataset.sha256:
         raise InputError(
@@ -246,6 +325,18 @@ def _load_ground_truth(
                 f"group {row.group}; give the training annotations that were given then"
             )
     return gt
+
+
+class _Recorded:
+    """The training set's groups and counts as a summary records them."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        rows = comparison.categories
+        self.source = comparison.runs[0].summary
+        self.ids = np.array([row.id for row in rows], np.int64)
+        counts = [-1 if row.image_count is None else row.image_count for row in rows]
+        self.image_count = np.array(counts, np.int64)
+        self.groups = np.array([row.group for row in rows])
 
 
 def _check_results(run: RunInfo, detections: Detections) -> None:

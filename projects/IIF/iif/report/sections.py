@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,17 +17,13 @@ from iif.evaluation.false_positives import (
 )
 from iif.evaluation.fixed_cuts import FixedCut
 from iif.report import charts
-from iif.report.crops import Crop
 from iif.report.labels import (
-    CHANGE_LABELS,
     GROUP_LABELS,
     IOU_NAMES,
     METRIC_LABELS,
-    OUTCOME_LABELS,
     OUTCOME_NAMES,
 )
 from iif.report.page_charts import css_kind, false_positive_bars, recall_curve
-from iif.report.palette import DASHED
 from iif.report.tables import page_interval, page_number, page_signed
 from iif.report.verdict import is_difference, percent_change
 
@@ -40,10 +34,14 @@ MAX_CONFUSIONS = 50
 
 
 def metric_tables(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return one table for each IoU type: values, differences, intervals."""
+    """Return one table for each IoU type: values, differences, intervals of what is defined."""
     tables = []
     for iou_type in _main_first(comparison):
-        rows = [row for row in comparison.metrics if row.iou_type == iou_type]
+        rows = [
+            row
+            for row in comparison.metrics
+            if row.iou_type == iou_type and any(value is not None for value in row.values)
+        ]
         intervals = [i for row in rows for i in row.difference_intervals if i is not None]
         extent = max([abs(b) for i in intervals for b in (i.low, i.high)], default=0.0)
         tables.append(
@@ -91,17 +89,26 @@ def _main_first(comparison: Comparison) -> list[str]:
 # False positives
 
 
-def false_positive_view(analysis: FalsePositiveAnalysis) -> dict[str, Any]:
-    """Return the tables and charts of one analysis."""
+def false_positive_view(
+    analysis: FalsePositiveAnalysis, link: Callable[..., str | None] = lambda **_: None
+) -> dict[str, Any]:
+    """Return the tables and charts of one analysis.
+
+    Args:
+        analysis: the analysis.
+        link: returns the link to the crops of a kind and group, None where there is none.
+    """
     groups = {row.group: row for row in analysis.groups}
+    compared = [group for group in GROUPS if groups[group].matched]
     return {
         "iou": IOU_NAMES[analysis.iou_type],
         "recall": f"{100 * analysis.recall:g}%",
         "matched": groups["all"].matched,
         "total": sum(groups["all"].total),
-        "groups": [GROUP_LABELS[group] for group in GROUPS],
-        "rows": _type_rows([groups[group] for group in GROUPS]),
-        "bars": [false_positive_bars(analysis, groups[group]) for group in GROUPS],
+        "nowhere": not groups["all"].matched,
+        "groups": [GROUP_LABELS[group] for group in compared],
+        "rows": _type_rows([groups[group] for group in compared]),
+        "bars": [false_positive_bars(analysis, groups[group], link) for group in GROUPS],
         "curves": [recall_curve(analysis, group) for group in GROUPS],
         "coverage": [
             {
@@ -131,7 +138,7 @@ def _type_rows(groups: Sequence[GroupRow]) -> list[dict[str, Any]]:
     ) -> dict[str, Any]:
         cells = []
         for group in groups:
-            of_runs = values(group) if group.matched else [math.nan] * len(group.total)
+            of_runs = values(group)
             changes = [percent_change(of_runs[0], v) for v in of_runs[1:]]
             cells.append([page_number(v, decimals) for v in of_runs])
             cells[-1] += [page_signed(c, 0) + ("%" if c is not None else "") for c in changes]
@@ -181,7 +188,7 @@ def _confusions(analysis: FalsePositiveAnalysis) -> list[dict[str, Any]]:
 def category_table(
     comparison: Comparison | None, analysis: FalsePositiveAnalysis | None
 ) -> dict[str, Any]:
-    """Return header groups and rows of text, one row a category.
+    """Return header groups and rows of text, one row a category; columns of "-" are left out.
 
     Returns:
         "headings": [(text, number of columns)]; "columns": [text]; "starts": positions of the
@@ -189,8 +196,8 @@ def category_table(
         (r, c or f), "cells"}], in the order of ids.
     """
     # The first column stays in view when the table scrolls: its heading spans it alone.
-    headings: list[tuple[str, int]] = [("", 1), ("", 3)]
-    columns = ["Category", "Group", "Training images", "Objects"]
+    headings: list[tuple[str, int]] = [("Category", 1), ("Data", 3)]
+    columns = ["Name", "Group", "Training images", "Objects"]
     runs: list[str] = []
     if comparison is not None:
         runs = comparison.names
@@ -204,7 +211,7 @@ def category_table(
         )
         columns += runs + _difference_columns(runs)
 
-    table = []
+    table: list[dict[str, Any]] = []
     for row, (name, group, images, objects) in enumerate(_category_heads(comparison, analysis)):
         cells = [GROUP_LABELS.get(group, "-"), images, objects]
         if comparison is not None:
@@ -215,9 +222,19 @@ def category_table(
         if analysis is not None:
             cells += _false_positive_cells(analysis, row)
         table.append({"name": name, "group": group, "cells": cells})
-    widths = [width for _, width in headings]
-    starts = set(np.cumsum(widths)[1:-1].tolist())
-    return {"headings": headings, "columns": columns, "starts": starts, "rows": table}
+    owner = [i for i, (_, width) in enumerate(headings) for _ in range(width)]
+    kept = [0] + [
+        c for c in range(1, len(columns)) if any(entry["cells"][c - 1] != "-" for entry in table)
+    ]
+    for entry in table:
+        entry["cells"] = [entry["cells"][c - 1] for c in kept[1:]]
+    widths = [sum(owner[c] == i for c in kept) for i in range(len(headings))]
+    return {
+        "headings": [(text, n) for (text, _), n in zip(headings, widths, strict=True) if n],
+        "columns": [columns[c] for c in kept],
+        "starts": set(np.cumsum([n for n in widths if n])[1:-1].tolist()),
+        "rows": table,
+    }
 
 
 def _difference_columns(runs: Sequence[str]) -> list[str]:
@@ -255,60 +272,3 @@ def _false_positive_cells(analysis: FalsePositiveAnalysis, row: int) -> list[str
         return ["-"] * (2 * len(analysis.runs) - 1)
     counts = [int(run.false_positives[row].sum()) for run in analysis.runs]
     return [f"{n:,}" for n in counts] + [page_signed(n - counts[0], 0) for n in counts[1:]]
-
-
-# Crops
-
-
-def crops_payload(crops: Sequence[Crop], runs: Sequence[str]) -> dict[str, Any]:
-    """Return what the page's script draws the crops from.
-
-    Returns:
-        "panels": names of a crop's panels; "kinds": kind -> {"label", "css", "greyed"}; "names":
-        category names, which shapes refer to by position; "crops": each {"id", "src" (JPEG as
-        data URI), "w", "h", "name", "group", "groupName", "kind", "change", "panels"
-        (lists of shapes), "leftOut"}; a shape is [name, kind, score or null, box, path, subject].
-    """
-    names: dict[str, int] = {}
-    for crop in crops:
-        for panel in crop.panels:
-            for shape in panel:
-                names.setdefault(shape.name, len(names))
-    return {
-        "panels": [*runs, "Ground truth"],
-        "kinds": {
-            kind: {"label": label, "css": css_kind(kind), "greyed": kind in DASHED}
-            for kind, label in OUTCOME_LABELS.items()
-        },
-        "changes": CHANGE_LABELS if len(runs) > 1 else {},
-        "names": list(names),
-        "crops": [
-            {
-                "id": crop.image_id,
-                "src": "data:image/jpeg;base64," + base64.b64encode(crop.jpeg).decode(),
-                "w": crop.width,
-                "h": crop.height,
-                "name": crop.category,
-                "group": crop.group,
-                "groupName": GROUP_LABELS.get(crop.group, "-"),
-                "kind": crop.kind,
-                "change": crop.change,
-                "panels": [
-                    [
-                        [
-                            names[s.name],
-                            s.kind,
-                            None if s.score is None else round(s.score, 4),
-                            list(s.box),
-                            s.path,
-                            int(s.subject),
-                        ]
-                        for s in panel
-                    ]
-                    for panel in crop.panels
-                ],
-                "leftOut": crop.left_out,
-            }
-            for crop in crops
-        ],
-    }

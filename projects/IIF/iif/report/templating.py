@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,6 +18,8 @@ def render_template(
     variables: Mapping[str, Any],
     *,
     filters: Mapping[str, Callable[..., Any]] | None = None,
+    styles: Sequence[str] = ("report.css",),
+    scripts: Sequence[str] = ("report.js",),
 ) -> str:
     """Return a page as HTML text; everything is escaped.
 
@@ -25,6 +27,7 @@ def render_template(
         name: of the template.
         variables: of the template, which also gets style, script and script_hash.
         filters: of the template, beside thousands, general and fixed.
+        styles, scripts: templates that are put into the page one after the other.
     """
     environment = Environment(
         loader=PackageLoader("iif.report"),
@@ -41,8 +44,8 @@ def render_template(
         **(filters or {}),
     }
     style, script = (
-        Markup(environment.loader.get_source(environment, name)[0])  # type: ignore[union-attr]
-        for name in ("report.css", "report.js")
+        Markup("\n".join(environment.loader.get_source(environment, f)[0] for f in files))  # type: ignore[union-attr]
+        for files in (styles, scripts)
     )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template(name).render(

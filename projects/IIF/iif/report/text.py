@@ -20,6 +20,7 @@ from iif.evaluation.fixed_cuts import FixedCut
 from iif.evaluation.operating_points import all_runs_reach
 from iif.evaluation.scenes import Scene
 from iif.files import atomic_write, together
+from iif.report.advice import recommendation
 from iif.report.labels import GROUP_LABELS, IOU_NAMES, OUTCOME_WORDS
 from iif.report.records import (
     comparison_categories_csv,
@@ -29,7 +30,8 @@ from iif.report.records import (
     false_positives_json,
     json_text,
 )
-from iif.report.tables import interval_text, markdown_table, number, signed, text_table
+from iif.report.tables import MINUS, interval_text, markdown_table, number, signed, text_table
+from iif.report.verdict import found_categories, shown_verdicts, verdict_lines, verdicts
 
 # Confusions listed in a text.
 NUM_CONFUSIONS = 10
@@ -40,8 +42,8 @@ Table = tuple[list[str], list[list[str]]]
 class _Style:
     """How headings and tables are written: as plain text or as Markdown."""
 
-    def __init__(self, table: Callable[..., str], heading: str, gap: str) -> None:
-        self.table, self._heading, self._gap = table, heading, gap
+    def __init__(self, table: Callable[..., str], heading: str, gap: str, item: str) -> None:
+        self.table, self._heading, self._gap, self._item = table, heading, gap, item
 
     def heading(self, title: str) -> str:
         return self._heading.format(title)
@@ -49,9 +51,16 @@ class _Style:
     def part(self, title: str, body: str) -> str:
         return self.heading(title) + self._gap + body
 
+    def words(self, lines: Sequence[str]) -> str:
+        """Return lines of a verdict; those that are indented are items of a list."""
+        return "\n".join(
+            self._item.format(line.strip()) if line.startswith("  ") else f"{gap}{line}"
+            for line, gap in zip(lines, ["", *[self._gap[1:]] * len(lines)], strict=False)
+        )
 
-_TEXT = _Style(text_table, "{}", "\n")
-_MARKDOWN = _Style(markdown_table, "## {}", "\n\n")
+
+_TEXT = _Style(text_table, "{}", "\n", "  {}")
+_MARKDOWN = _Style(markdown_table, "## {}", "\n\n", "- {}")
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
@@ -66,8 +75,9 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     return (
         f"{dataset['name']}: {dataset['num_images']:,} images, "
         f"{dataset['num_annotations']:,} annotations, {dataset['num_categories']:,} categories; "
-        f"{results['num_detections']:,} detections\n{table}"
-    )
+        f"{results['num_detections']:,} detections\n{table}\n\n"
+        + "\n".join(found_categories(summary))
+    ).rstrip()
 
 
 # Comparison
@@ -99,7 +109,7 @@ def _comparison(comparison: Comparison, style: _Style) -> str:
     dataset, names = comparison.dataset, comparison.names
     size = f"{dataset.num_images:,} images, {dataset.num_categories:,} categories"
     title = f"{' | '.join(names)} on {dataset.name or dataset.path or 'data set'} ({size})"
-    parts = [style.heading(title)]
+    parts = [style.heading(title), *_in_words(comparison, style)]
     for iou_type in comparison.iou_types:
         title = f"{IOU_NAMES[iou_type].capitalize()} AP and AR (percent)"
         parts.append(style.part(title, style.table(*_metric_table(comparison, iou_type))))
@@ -112,6 +122,14 @@ def _comparison(comparison: Comparison, style: _Style) -> str:
             parts.append(style.part(title, table))
     parts += [f"Note: {note}" for note in comparison.notes]
     return "\n\n".join(parts)
+
+
+def _in_words(comparison: Comparison, style: _Style) -> list[str]:
+    """Return the verdicts and the recommended run; of many runs the recommended one alone."""
+    found = shown_verdicts(comparison)
+    parts = [style.part(f"In words: {v.run}", style.words(verdict_lines(v))) for v in found]
+    use = recommendation(comparison).replace(MINUS, "-")
+    return [*parts, style.part("What now", use)] if use else parts
 
 
 def _metric_table(comparison: Comparison, iou_type: str) -> Table:
@@ -194,8 +212,10 @@ def _false_positives(analysis: FalsePositiveAnalysis, style: _Style) -> str:
     at = f"at recall {analysis.recall:g} ({IOU_NAMES[analysis.iou_type]} IoU 0.5)"
     shares = {group: f"{100 * share:.2f}%" for group, share in analysis.coverage.items()}
     by_group = ", ".join(f"{GROUP_LABELS[g]} {shares[g]}" for g in GROUPS if g != "all")
+    words = [line for verdict in verdicts(None, [analysis]) for line in verdict_lines(verdict)]
     parts = [
         style.heading(f"False positives {at}"),
+        style.words(words),
         _matched_note(analysis),
         style.table(*_total_table(analysis, lambda row: row.total, 0)),
         style.part(

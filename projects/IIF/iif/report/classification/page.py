@@ -76,7 +76,7 @@ def _page(
 
 def _example(example: Example) -> dict[str, Any]:
     return {
-        "src": "data:image/jpeg;base64," + base64.b64encode(example.jpeg).decode(),
+        "src": "data:image/webp;base64," + base64.b64encode(example.jpeg).decode(),
         "image": example.image,
         "label": example.label,
         "group": example.group,

@@ -14,7 +14,7 @@ from iif.errors import InputError
 from iif.evaluation.classification.compare import ClassificationComparison
 from iif.evaluation.classification.measures import GROUPS
 from iif.evaluation.classification.predictions import Predictions
-from iif.report.crops import encode_jpeg, occurrence
+from iif.report.crops import encode_picture, occurrence
 
 MAX_EXAMPLES = 24
 SIDE = 160
@@ -139,4 +139,4 @@ def thumbnail(path: Path) -> bytes:
     except (OSError, Image.DecompressionBombError) as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from None
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return encode_jpeg(picture, MAX_BYTES)[0]
+    return encode_picture(picture, MAX_BYTES)[0]

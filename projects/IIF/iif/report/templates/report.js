@@ -52,12 +52,16 @@
   const marksOf = (svg) =>
     [...svg.querySelectorAll("[data-tip]")].filter((mark) => mark.getBoundingClientRect().width > 0);
 
-  document.addEventListener("pointermove", (event) => {
+  const pointed = (event) => {
     const mark = event.target.closest?.("[data-tip]");
     if (mark) showTip(mark, event.clientX, event.clientY);
     else if (current && !byKeys) hideTip();
+  };
+  document.addEventListener("pointermove", pointed);
+  document.addEventListener("pointerdown", pointed); // a tap moves nothing
+  document.addEventListener("pointerleave", (event) => {
+    if (event.pointerType === "mouse") hideTip(); // a finger leaves when it is lifted
   });
-  document.addEventListener("pointerleave", hideTip);
   document.addEventListener("focusin", (event) => {
     if (!event.target.matches("svg[data-roving]:focus-visible")) return;
     const marks = marksOf(event.target);
@@ -65,6 +69,7 @@
     if (first) showTipAt(first);
   });
   document.addEventListener("focusout", hideTip);
+  document.addEventListener("hidetip", hideTip); // what is under the tooltip is about to change
   const STEPS = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 };
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hideTip();
@@ -97,7 +102,7 @@
     heads.forEach((head, column) => {
       let keys = null;
       head.querySelector("button").addEventListener("click", () => {
-        const texts = rows.map((row) => row.cells[column].textContent);
+        const texts = rows.map((row) => row.cells[column].dataset.v ?? row.cells[column].textContent);
         const numeric = texts.every((text) => text === "-" || !Number.isNaN(toNumber(text)));
         keys ??= new Map(rows.map((row, i) => [row, numeric ? toNumber(texts[i]) : texts[i]]));
         const was = head.getAttribute("aria-sort");
@@ -139,83 +144,4 @@
   byId("category-search").addEventListener("input", filterCategories);
   byId("category-group").addEventListener("change", filterCategories);
   filterCategories();
-
-  // Crops: drawn a batch at a time, so that a page with hundreds opens at once.
-  const payload = JSON.parse(byId("payload")?.textContent ?? '{"crops":[]}');
-  if (!payload.crops.length) return;
-  const BATCH = 12;
-  const list = byId("crop-list");
-  const filters = {
-    change: byId("crop-change"), kind: byId("crop-kind"), group: byId("crop-group"), name: byId("crop-category"),
-  };
-  for (const key of Object.keys(filters)) if (!filters[key]) delete filters[key];
-  let chosen = [];
-  let drawn = 0;
-
-  const shapeElement = ([name, kind, score, [x, y, width, height], path, subject]) => {
-    const { label, css, greyed } = payload.kinds[kind];
-    const words = [payload.names[name], label];
-    if (score !== null) words.push(`score ${score.toPrecision(3)}`);
-    const group = svgElement("g", {
-      class: `shape ${css}${subject ? " subject" : ""}${greyed ? " greyed" : ""}`, "data-tip": words.join("\n"),
-    });
-    if (path) group.append(svgElement("path", { d: path }));
-    // A light line under the coloured one: outlines are seen on any picture.
-    group.append(svgElement("rect", { class: "casing", x, y, width, height }));
-    group.append(svgElement("rect", { x, y, width, height }));
-    return group;
-  };
-  const panelElement = (crop, panel) => {
-    const shapes = crop.panels[panel];
-    const counted = `${shapes.length}${crop.leftOut[panel] ? ` of ${shapes.length + crop.leftOut[panel]}` : ""}`;
-    const title = `${payload.panels[panel]}`;
-    const svg = svgElement("svg", {
-      viewBox: `0 0 ${crop.w} ${crop.h}`, role: "img", tabindex: 0, "data-roving": "",
-      "aria-label": `${title}: ${counted} outlined; arrow keys go from one to the next`,
-    });
-    svg.append(svgElement("image", { href: crop.src, width: crop.w, height: crop.h }));
-    // Large ones first, so that a small one inside can be pointed at; the subject on top.
-    const order = [...shapes].sort((a, b) => a[5] - b[5] || b[3][2] * b[3][3] - a[3][2] * a[3][3]);
-    svg.append(...order.map(shapeElement));
-    return element("figure", {}, element("figcaption", {}, `${title} (${counted})`), svg);
-  };
-  const cropElement = (crop) => {
-    const heading = element("h3", {}, crop.name, " ", element("span", { class: "quiet" }, crop.groupName));
-    const words = [crop.kind, payload.changes[crop.change], `image ${crop.id}`].filter(Boolean);
-    const panels = element("div", { class: "panels" }, ...crop.panels.map((_, panel) => panelElement(crop, panel)));
-    panels.style.setProperty("--panels", crop.panels.length);
-    return element("article", { class: "crop" }, element("header", {}, heading, element("p", {}, words.join(" · "))), panels);
-  };
-  const drawMore = () => {
-    list.append(...chosen.slice(drawn, drawn + BATCH).map(cropElement));
-    drawn = Math.min(drawn + BATCH, chosen.length);
-    const count = chosen.length === payload.crops.length ? `${chosen.length} crops` : `${chosen.length} of ${payload.crops.length} crops`;
-    byId("crop-count").textContent = drawn < chosen.length ? `${count}, ${drawn} shown` : count;
-    byId("crop-more").hidden = drawn >= chosen.length;
-  };
-  const filterCrops = () => {
-    hideTip();
-    chosen = payload.crops.filter((crop) =>
-      Object.entries(filters).every(([key, select]) => !select.value || crop[key] === select.value));
-    drawn = 0;
-    list.replaceChildren();
-    drawMore();
-  };
-  const names = [...new Set(payload.crops.map((crop) => crop.name))].sort(collator.compare);
-  filters.name.append(...names.map((name) => element("option", { value: name }, name)));
-  for (const select of Object.values(filters)) select.addEventListener("change", filterCrops);
-  for (const what of ["masks", "boxes", "greyed"]) {
-    const box = byId(`show-${what}`);
-    if (!box) continue;
-    const apply = () => list.classList.toggle(`no-${what}`, !box.checked);
-    box.addEventListener("change", apply);
-    apply();
-  }
-  byId("crop-more").addEventListener("click", () => {
-    const before = list.children.length;
-    drawMore();
-    // The button may be gone: go on where the new crops begin.
-    if (byId("crop-more").hidden) list.children[before].querySelector("svg").focus();
-  });
-  filterCrops();
 })();
