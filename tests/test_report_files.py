@@ -275,14 +275,20 @@ def test_a_report_without_pictures_reads_and_matches_no_result_file(
     assert Page(pages[0]).texts == Page(pages[1]).texts
 
 
-def test_matches_of_another_result_file_are_refused(
+def test_matches_of_another_evaluation_are_refused(
     evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(evaluated / "IIF", tmp_path / "IIF")
+    runs = ("--run", str(tmp_path / "IIF"))
     shutil.copy(evaluated / "baseline" / "eval_matches.npz", tmp_path / "IIF")
-    output = tmp_path / "report.html"
-    assert run_report(evaluated, output, runs=("--run", str(tmp_path / "IIF"))) == 2
-    assert "made from different result files" in capsys.readouterr().err
+    assert run_report(evaluated, tmp_path / "report.html", runs=runs) == 2
+    assert "does not belong to" in capsys.readouterr().err
+    # Boxes alone, where the summary has masks too.
+    files = ["--gt", str(evaluated / "gt.json"), "--results", str(evaluated / "IIF.json")]
+    assert main(["evaluate", *files, "--iou-type", "bbox", "--output", str(tmp_path / "b")]) == 0
+    shutil.copy(tmp_path / "b" / "eval_matches.npz", tmp_path / "IIF")
+    assert run_report(evaluated, tmp_path / "report.html", runs=runs) == 2
+    assert "does not belong to" in capsys.readouterr().err
 
 
 def test_the_report_imports_no_torch_and_no_detector(evaluated: Path, tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def analyse_compared(
         found = None
         if not anew:
             found, of_run = load_evaluated(path)
-            _check_stored(path, info, found)
+            _check_stored(path, info, comparison, found, of_run)
             matches.append(of_run)
         if found is None or pictures:
             found = load_results(paths[len(runs)], gt, iou_type=iou_type)
@@ -347,9 +347,22 @@ def _check_results(run: RunInfo, detections: Detections) -> None:
         )
 
 
-def _check_stored(path: Path, run: RunInfo, detections: Detections) -> None:
-    if run.results_sha256 is not None and detections.sha256 != run.results_sha256:
-        raise InputError(
-            f"{path} does not belong to {run.summary}: they were made from different result files; "
-            "evaluate the run again"
-        )
+def _check_stored(
+    path: Path,
+    run: RunInfo,
+    comparison: Comparison,
+    detections: Detections,
+    matches: Mapping[IouType, Matches],
+) -> None:
+    """Raise InputError for matches of another evaluation than the summary's."""
+    num_gt = [row.num_gt for row in comparison.categories]
+    for iou_type in IOU_TYPES:
+        if iou_type in comparison.iou_types and (
+            iou_type not in matches
+            or matches[iou_type].num_gt[0].tolist() != num_gt
+            or run.results_sha256 not in (None, detections.sha256)
+        ):
+            raise InputError(
+                f"{path} does not belong to {run.summary}: they were made from different files or "
+                "IoU types; evaluate the run again"
+            )
