@@ -14,14 +14,14 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; those of one floor do not import each other.
 FLOORS = (
     ("errors", "layout", "nms", "mask_logits"),
-    ("files", "locking"),
+    ("files", "locking", "distributed"),
     ("data",),
     ("statistics",),
     ("methods", "evaluation"),
     ("augmentation",),
     ("report",),
     ("tuning",),
-    ("d2", "tv"),
+    ("d2", "tv", "classification"),
     ("demo",),
     ("commands",),
     ("arguments",),

@@ -16,12 +16,12 @@ from tqdm import tqdm
 from iif import layout
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import write_results
+from iif.distributed import bar_disabled, gather, pick_device, process_group, rank, world_size
 from iif.errors import InputError
 from iif.statistics import ClassStatistics
 from iif.tv import checkpoint
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages
-from iif.tv.distributed import bar_disabled, gather, pick_device, process_group, rank, world_size
 from iif.tv.model import has_masks, method_of
 
 # A pixel belongs to the mask when its probability is above this, as in Detectron2.

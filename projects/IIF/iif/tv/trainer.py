@@ -14,14 +14,7 @@ from tqdm import tqdm
 
 from iif import layout
 from iif.data.annotations import load_annotations
-from iif.errors import InputError
-from iif.files import versions, write_json
-from iif.statistics import ClassStatistics
-from iif.tv import checkpoint
-from iif.tv.augmentation import Adaptation, iterations_per_epoch
-from iif.tv.config import TrainConfig
-from iif.tv.dataset import DetectionImages, DetectionTargets, Target, training_batches
-from iif.tv.distributed import (
+from iif.distributed import (
     bar_disabled,
     pick_device,
     process_group,
@@ -29,6 +22,13 @@ from iif.tv.distributed import (
     share_buffers,
     world_size,
 )
+from iif.errors import InputError
+from iif.files import versions, write_json
+from iif.statistics import ClassStatistics
+from iif.tv import checkpoint
+from iif.tv.augmentation import Adaptation, iterations_per_epoch
+from iif.tv.config import TrainConfig
+from iif.tv.dataset import DetectionImages, DetectionTargets, Target, training_batches
 from iif.tv.inference import check_classes, evaluate_model
 from iif.tv.model import augmentation_of, build_model
 
