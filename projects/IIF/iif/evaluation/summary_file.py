@@ -19,6 +19,10 @@ TEST_SETTINGS = ("score_threshold", "nms_threshold", "detections_per_image")
 Metrics = dict[str, float | None]
 
 
+class _Head(msgspec.Struct):
+    format: str
+
+
 class Dataset(msgspec.Struct, kw_only=True):
     """The annotation file of an evaluation."""
 
@@ -104,13 +108,30 @@ def read_summary(path: str | os.PathLike[str]) -> Summary:
     Raises:
         InputError: the file is missing, malformed, or of another format.
     """
-    summary = read_json(path, Summary, what="a summary written by iif evaluate")
-    if summary.format != SUMMARY_FORMAT:
+    check_format(path, SUMMARY_FORMAT)
+    return read_json(path, Summary, what="a summary written by iif evaluate")
+
+
+def read_format(path: str | os.PathLike[str]) -> str:
+    """Return the format of a summary, of detection or classification.
+
+    Raises:
+        InputError: the file is missing, malformed, or has no format.
+    """
+    return read_json(path, _Head, what="the summary of an evaluation").format
+
+
+def check_format(path: str | os.PathLike[str], expected: str) -> None:
+    """Refuse a summary of another format.
+
+    Raises:
+        InputError: names both formats.
+    """
+    if (found := read_format(path)) != expected:
         raise InputError(
-            f"{path}: format is {summary.format!r}, expected {SUMMARY_FORMAT!r}; "
+            f"{path}: format is {found!r}, expected {expected!r}; "
             "evaluate the run again with this version"
         )
-    return summary
 
 
 def find_summary(path: str | os.PathLike[str]) -> Path:

@@ -1,0 +1,1 @@
+"""Image classification: predictions, accuracy, false positives, calibration and comparison."""
