@@ -115,3 +115,9 @@ def check_train(args: argparse.Namespace) -> None:
         raise InputError("--run is the model that --eval-only evaluates")
     if not args.eval_only and args.json is None:
         raise InputError("--json is missing: the annotations to train on")
+
+
+def check_classify(args: argparse.Namespace) -> None:
+    """Refuse to train and to test alone at once."""
+    if args.eval_only and (args.second_stage or args.resume):
+        raise InputError("--eval-only tests a run; leave --second-stage and --resume out")

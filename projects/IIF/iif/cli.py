@@ -29,6 +29,7 @@ from iif.arguments import (
     TRAIN_JSON,
     Argument,
     arg,
+    check_classify,
     check_plain_model,
     check_train,
     check_tune,
@@ -285,6 +286,27 @@ _command(
     arg("--config", metavar="FILE", help="settings to start from: a config.json"),
     arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/torchvision.md"),
     check=check_train,
+)
+_command(
+    "classify",
+    commands.classify,
+    arg(
+        "config",
+        metavar="CONFIG",
+        help="settings in YAML; of --second-stage and --eval-only a run's output folder, or "
+        "checkpoint",
+    ),
+    arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    arg(
+        "--second-stage",
+        action="store_true",
+        help="train the classifier of a run alone, under the settings of its second_stage",
+    ),
+    arg("--eval-only", action="store_true", help="test a run, a plain one post-hoc as well"),
+    arg("--resume", action="store_true", help="go on from the last checkpoint in --output"),
+    arg("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)"),
+    arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/classification.md"),
+    check=check_classify,
 )
 _command(
     "quickstart",

@@ -251,6 +251,35 @@ def train(args: Namespace) -> None:
         print(summary_text(summary))
 
 
+def classify(args: Namespace) -> None:
+    """Train a classifier on long-tailed images.
+
+    Trains under a long-tail method or as the plain baseline (the default), and tests the last
+    epoch. A second stage trains the classifier of a run alone, under the method that is given;
+    a plain run can also be tested under a method that acts at test alone. In several processes:
+    torchrun --nproc_per_node N -m iif.cli classify ...
+    """
+    _require_torchvision()
+    from iif.classification import checkpoint, evaluate, read_config, train
+    from iif.classification.inference import metrics_text
+
+    trained = args.second_stage or args.eval_only
+    config = checkpoint.settings(args.config) if trained else read_config(args.config)
+    config = config.override(args.settings)
+    if args.eval_only:
+        summary = evaluate(args.config, args.output, config, device=args.device)
+    else:
+        summary = train(
+            config.of_second_stage() if args.second_stage else config,
+            args.output,
+            start=args.config if args.second_stage else None,
+            resume=args.resume,
+            device=args.device,
+        )
+    if summary is not None:
+        print(f"{args.output}: {metrics_text(summary)}")
+
+
 def quickstart(args: Namespace) -> None:
     """Run every step on a small data set: train, evaluate, compare, report.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 # Of a training run.
 CONFIG_YAML = "config.yaml"  # Detectron2's settings
 CONFIG_JSON = "config.json"  # torchvision's settings
+CLASSIFICATION_JSON = "classification.json"  # a classifier's settings
 STATISTICS = "class_statistics.json"
 LAST_CHECKPOINT = "last_checkpoint"
 FINAL_CHECKPOINT = "model_final.pth"

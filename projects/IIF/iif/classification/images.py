@@ -120,9 +120,7 @@ def refuse(faulty: Sequence[object], where: str, what: str, remedy: str) -> None
         )
 
 
-def find_files(
-    names: Sequence[str], root: str | os.PathLike[str], source: str
-) -> list[Path]:
+def find_files(names: Sequence[str], root: str | os.PathLike[str], source: str) -> list[Path]:
     """Return the file of each name under ``root``; every folder is listed once.
 
     Raises:

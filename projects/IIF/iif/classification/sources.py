@@ -20,7 +20,7 @@ from iif.files import read_json
 if TYPE_CHECKING:
     from iif.classification.config import ClassifyConfig
 
-_EXTENSIONS = frozenset(".jpg .jpeg .png .bmp .webp .ppm .tif .tiff".split())
+_EXTENSIONS = frozenset([".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"])
 # Digits of each class that are held out as the test set, and that are left for training.
 _TEST_DIGITS = 100
 
