@@ -35,6 +35,7 @@ from iif.arguments import (
     check_tune,
     count,
 )
+from iif.classification.commands import classify
 from iif.errors import InputError
 
 Run = Callable[[argparse.Namespace], None]
@@ -159,6 +160,22 @@ _command(
     ),
     arg("--workers", type=count, help="processes (default: one per core)"),
     arg("--overwrite", action="store_true", help="replace a data set made with other arguments"),
+)
+_command(
+    "openmoji-crops",
+    commands.openmoji_crops,
+    arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
+    *(
+        arg(f"--{name}", type=kind, default=default, help=f"{text} (default %(default)s)")
+        for name, kind, default, text in (
+            ("categories", count, 100, "number of kinds"),
+            ("largest", count, 200, "training images of the first kind"),
+            ("imbalance-factor", float, 100.0, "of the first kind's images to the last one's"),
+            ("test", count, 20, "test images of each kind"),
+            ("image-size", count, 32, "height and width in pixels"),
+            ("seed", count, 0, "of everything random"),
+        )
+    ),
 )
 _command(
     "evaluate",
@@ -289,7 +306,7 @@ _command(
 )
 _command(
     "classify",
-    commands.classify,
+    classify,
     arg(
         "config",
         metavar="CONFIG",

@@ -85,6 +85,27 @@ def openmoji(args: Namespace) -> None:
     print(f"Validation annotations: {folder / VAL_JSON}")
 
 
+def openmoji_crops(args: Namespace) -> None:
+    """Make a small long-tailed data set for classification.
+
+    Cuts OpenMoji's drawings out of textured backgrounds, as many of each kind as CIFAR-LT's rule
+    says for training and equally many for test. The same arguments make the same images; they have
+    the licence of the drawings, CC BY-SA 4.0.
+    """
+    from iif.demo.openmoji_crops import CropSettings, make_openmoji_crops
+
+    settings = CropSettings(
+        categories=args.categories,
+        largest=args.largest,
+        imbalance_factor=args.imbalance_factor,
+        test=args.test,
+        image_size=args.image_size,
+        seed=args.seed,
+    )
+    folder = make_openmoji_crops(args.out_dir, settings)
+    print(f"Training and test images, a folder for each kind: {folder}")
+
+
 def evaluate(args: Namespace) -> None:
     """Evaluate a result file as LVIS does.
 
@@ -249,35 +270,6 @@ def train(args: Namespace) -> None:
         )
     if summary is not None:
         print(summary_text(summary))
-
-
-def classify(args: Namespace) -> None:
-    """Train a classifier on long-tailed images.
-
-    Trains under a long-tail method or as the plain baseline (the default), and tests the last
-    epoch. A second stage trains the classifier of a run alone, under the method that is given;
-    a plain run can also be tested under a method that acts at test alone. In several processes:
-    torchrun --nproc_per_node N -m iif.cli classify ...
-    """
-    _require_torchvision()
-    from iif.classification import checkpoint, evaluate, read_config, train
-    from iif.classification.inference import metrics_text
-
-    trained = args.second_stage or args.eval_only
-    config = checkpoint.settings(args.config) if trained else read_config(args.config)
-    config = config.override(args.settings)
-    if args.eval_only:
-        summary = evaluate(args.config, args.output, config, device=args.device)
-    else:
-        summary = train(
-            config.of_second_stage() if args.second_stage else config,
-            args.output,
-            start=args.config if args.second_stage else None,
-            resume=args.resume,
-            device=args.device,
-        )
-    if summary is not None:
-        print(f"{args.output}: {metrics_text(summary)}")
 
 
 def quickstart(args: Namespace) -> None:
