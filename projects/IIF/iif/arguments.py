@@ -71,7 +71,11 @@ MODEL = (
 PLAIN_MODEL = (
     arg("--config-file", metavar="FILE", help="Detectron2: of the plain model"),
     arg("--weights", metavar="FILE", help="Detectron2: its checkpoint"),
-    arg("--run", metavar="DIR", help="torchvision: the plain run's output folder, or checkpoint"),
+    arg(
+        "--run",
+        metavar="DIR",
+        help="torchvision or a classifier: the plain run's output folder, or checkpoint",
+    ),
     arg("--json", metavar="FILE", help="torchvision: its training annotations"),
     arg("--images", metavar="DIR", help="torchvision: the folder of its training images"),
     arg("--device", help="torchvision: cpu, cuda or cuda:N (default: a GPU where there is one)"),
@@ -90,7 +94,9 @@ def check_plain_model(args: argparse.Namespace) -> None:
         raise InputError(
             "--run is a torchvision model, --config-file and --weights a Detectron2 one"
         )
-    if args.run is not None and (args.json is None or args.images is None):
+    if args.run is None or commands.is_classifier(args.run):
+        return
+    if args.json is None or args.images is None:
         raise InputError("--run needs --json and --images: its training data")
 
 

@@ -311,6 +311,11 @@ def moments(args: Namespace) -> None:
 
         cfg = load_config(args.config_file, args.opts)
         found = gather_moments(cfg, args.weights, args.output, **settings)
+    elif is_classifier(args.run):
+        _require_torchvision()
+        from iif.classification.tuning import gather_moments as gather_images
+
+        found = gather_images(args.run, args.output, device=args.device, **settings)
     else:
         _require_torchvision()
         from iif.tv.moments import gather_moments as gather
@@ -362,19 +367,35 @@ def find_model(args: Namespace) -> None:
     """Take the model of a checkpoint's path alone, by the configuration that lies beside it."""
     path = Path(args.all)
     folder = path if path.is_dir() else path.parent
-    if (folder / layout.CONFIG_JSON).is_file():
+    if (folder / layout.CONFIG_JSON).is_file() or is_classifier(args.all):
         args.run = args.run or args.all
         return
     if not (folder / layout.CONFIG_YAML).is_file():
         raise InputError(
             f"{path}: neither {layout.CONFIG_YAML} (Detectron2) nor {layout.CONFIG_JSON} "
-            "(torchvision) lies beside it: name the configuration too"
+            f"(torchvision) nor {layout.CLASSIFICATION_JSON} (a classifier) lies beside it: name "
+            "the configuration too"
         )
     args.config_file = args.config_file or str(folder / layout.CONFIG_YAML)
     args.weights = args.weights or str(folder / layout.FINAL_CHECKPOINT if path.is_dir() else path)
 
 
+def is_classifier(run: str) -> bool:
+    """Return whether a run, a folder or a checkpoint in it, is one of ``iif classify``."""
+    path = Path(run)
+    folder = path if path.is_dir() else path.parent
+    return (folder / layout.CLASSIFICATION_JSON).is_file()
+
+
 def _tune_all(args: Namespace) -> None:
+    if args.run is not None and is_classifier(args.run):
+        _require_torchvision()
+        from iif.classification.tuning import tune_all as tune_classifier
+        from iif.classification.tuning import tuning_text
+
+        found = tune_classifier(args.run, args.output, fraction=args.fraction, device=args.device)
+        print(f"{tuning_text(found)}\nPlain checkpoint: {found['folded']}")
+        return
     from iif.report.tuning import trials_text
 
     settings = {

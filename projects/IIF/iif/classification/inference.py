@@ -18,7 +18,7 @@ from iif.classification.config import ClassifyConfig
 from iif.classification.images import DataSet, ImageSet
 from iif.classification.model import ClassificationModel
 from iif.classification.sources import load_data
-from iif.classification.transforms import test_loader
+from iif.classification.transforms import evaluation_loader
 from iif.distributed import bar_disabled, gather, pick_device, process_group, rank, world_size
 from iif.errors import InputError
 from iif.evaluation.classification.evaluate import write_evaluation
@@ -42,7 +42,7 @@ def classifier_outputs(
     """
     model.eval()
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
-    loader = test_loader(images, config, device)
+    loader = evaluation_loader(images, config, device)
     found = []
     for batch in tqdm(loader, desc="predicting", unit="batch", disable=bar_disabled()):
         batch = batch.to(device, non_blocking=True, memory_format=memory)

@@ -53,8 +53,7 @@ class ClassificationModel(nn.Module):
         super().__init__()
         self.backbone, self.classifier, self.method = backbone, classifier, method
         self.frozen = frozen
-        if isinstance(classifier, CosineClassifier) and isinstance(method, Affine):
-            method.relative = False  # no number can be added to all logits: none is undetermined
+        fit_method(method, classifier)
         if frozen:
             backbone.requires_grad_(False)
 
@@ -70,6 +69,16 @@ class ClassificationModel(nn.Module):
         features = self.backbone(images)
         with torch.autocast(images.device.type, enabled=False):
             return self.classifier(features.float())
+
+
+def fit_method(method: Method, classifier: nn.Module) -> None:
+    """Let a method take the outputs of a cosine classifier as they are.
+
+    A number can be added to all outputs of a linear classifier without a change of the softmax, so
+    a post-hoc method takes them relative to their mean. Those of a cosine classifier are bounded.
+    """
+    if isinstance(classifier, CosineClassifier) and isinstance(method, Affine):
+        method.relative = False
 
 
 def build_model(config: ClassifyConfig, method: Method, num_classes: int) -> ClassificationModel:

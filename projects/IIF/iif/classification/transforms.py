@@ -74,7 +74,7 @@ def training_transform(config: ClassifyConfig) -> Any:
     return v2.Compose(steps)
 
 
-def test_transform(config: ClassifyConfig) -> Any:
+def evaluation_transform(config: ClassifyConfig) -> Any:
     """Return what makes a test image (3, S, S) float32 of a PIL image."""
     if config.crop != "random_resized":
         return v2.Compose([*_resize(config), *_to_tensor(config)])
@@ -156,10 +156,8 @@ class TrainingImages(Dataset[tuple[Tensor, int]]):
         return self.transform(self.images.read(row)), int(self.images.labels[row])
 
 
-class TestImages(Dataset[Tensor]):
+class EvaluationImages(Dataset[Tensor]):
     """Images as they are at test."""
-
-    __test__ = False  # not one of pytest's
 
     def __init__(self, images: ImageSet, transform: Any) -> None:
         """Keep the images and what scales them."""
@@ -211,13 +209,13 @@ def training_loader(
     )
 
 
-def test_loader(
+def evaluation_loader(
     images: ImageSet, config: ClassifyConfig, device: torch.device
 ) -> DataLoader[Tensor]:
     """Return a loader of this process's share of the images: rows rank, rank + processes, ..."""
     share = images.part(np.arange(rank(), len(images), world_size()))
     return DataLoader(
-        TestImages(share, test_transform(config)),
+        EvaluationImages(share, evaluation_transform(config)),
         batch_size=max(1, config.images_per_batch // world_size()),
         num_workers=min(config.workers, os.cpu_count() or 1),
         pin_memory=device.type == "cuda",
