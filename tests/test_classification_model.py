@@ -107,9 +107,7 @@ class TestModels:
         with pytest.raises(InputError, match=r"model is 'resnet32'; it must be one of se_resnet32"):
             build_backbone("resnet32")
         monkeypatch.setattr("iif.classification.model.find_spec", lambda name: None)
-        with pytest.raises(
-            InputError, match=r"without timm \(pip install timm\) it must be"
-        ):
+        with pytest.raises(InputError, match=r"without timm \(pip install timm\) it must be"):
             build_backbone("seresnet50")
 
     @pytest.mark.parametrize("form", ["torchvision", "nested", "parallel", "ours"])

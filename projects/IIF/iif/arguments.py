@@ -6,6 +6,7 @@ import argparse
 from typing import Any, NamedTuple
 
 from iif import commands
+from iif.classification.commands import is_classifier
 from iif.errors import InputError
 
 ONE_OF = "one of"
@@ -94,7 +95,7 @@ def check_plain_model(args: argparse.Namespace) -> None:
         raise InputError(
             "--run is a torchvision model, --config-file and --weights a Detectron2 one"
         )
-    if args.run is None or commands.is_classifier(args.run):
+    if args.run is None or is_classifier(args.run):
         return
     if args.json is None or args.images is None:
         raise InputError("--run needs --json and --images: its training data")

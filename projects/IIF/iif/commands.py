@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iif import layout
+from iif.classification.commands import classifier_moments, is_classifier, tune_classifier
 from iif.errors import InputError
 
 if TYPE_CHECKING:
@@ -312,10 +313,7 @@ def moments(args: Namespace) -> None:
         cfg = load_config(args.config_file, args.opts)
         found = gather_moments(cfg, args.weights, args.output, **settings)
     elif is_classifier(args.run):
-        _require_torchvision()
-        from iif.classification.tuning import gather_moments as gather_images
-
-        found = gather_images(args.run, args.output, device=args.device, **settings)
+        found = classifier_moments(args, settings)
     else:
         _require_torchvision()
         from iif.tv.moments import gather_moments as gather
@@ -380,21 +378,9 @@ def find_model(args: Namespace) -> None:
     args.weights = args.weights or str(folder / layout.FINAL_CHECKPOINT if path.is_dir() else path)
 
 
-def is_classifier(run: str) -> bool:
-    """Return whether a run, a folder or a checkpoint in it, is one of ``iif classify``."""
-    path = Path(run)
-    folder = path if path.is_dir() else path.parent
-    return (folder / layout.CLASSIFICATION_JSON).is_file()
-
-
 def _tune_all(args: Namespace) -> None:
     if args.run is not None and is_classifier(args.run):
-        _require_torchvision()
-        from iif.classification.tuning import tune_all as tune_classifier
-        from iif.classification.tuning import tuning_text
-
-        found = tune_classifier(args.run, args.output, fraction=args.fraction, device=args.device)
-        print(f"{tuning_text(found)}\nPlain checkpoint: {found['folded']}")
+        tune_classifier(args)
         return
     from iif.report.tuning import trials_text
 

@@ -40,12 +40,15 @@ def classification_loss(
     counting = method.training
     other = method.eval().training_logits(outputs, partner)
     method.train(counting)
-    first = cross_entropy(logits, labels, weight, reduction="none")
-    second = cross_entropy(other, partner, weight, reduction="none")
-    total = (share * first + (1 - share) * second).sum()
-    if weight is None:
-        return total / len(labels)
-    return total / (share * weight[labels] + (1 - share) * weight[partner]).sum()
+    rest = 1 - share
+    if weight is not None:
+        share, rest = share * weight[labels], rest * weight[partner]
+    total = share * _cross_entropies(logits, labels) + rest * _cross_entropies(other, partner)
+    return total.sum() / (share + rest).sum()
+
+
+def _cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+    return -logits.log_softmax(dim=1).gather(1, labels[:, None])[:, 0]
 
 
 def class_balanced_weights(counts: NDArray[np.int64], beta: float = 0.9999) -> Tensor:
