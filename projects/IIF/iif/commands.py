@@ -134,8 +134,13 @@ def compare(args: Namespace) -> None:
     """Compare evaluated runs with a baseline.
 
     Shows metrics, differences with intervals from a paired bootstrap over images, and the
-    categories that gained and lost most.
+    categories that gained and lost most. Runs of detection or of image classification.
     """
+    from iif.classification import reports
+
+    if reports.takes([args.baseline, *args.runs]):
+        reports.compare(args)
+        return
     from iif.evaluation.compare import compare
     from iif.report import pipelines
     from iif.report.html import write_report
@@ -212,15 +217,23 @@ def report(args: Namespace) -> None:
     """Write one HTML page: metrics, false positives, crops.
 
     The page is self-contained: metrics with intervals, false positives at matched recall, every
-    category, crops. A run is given by its eval_summary.json, or an output folder that has one.
+    category, crops. A run is given by its eval_summary.json, or an output folder that has one. Runs
+    of image classification need no --gt: accuracy, false positives, calibration, every class.
     """
+    from iif.classification import reports
+
+    runs = [args.baseline, *args.runs] if args.baseline else args.runs
+    if reports.takes(runs):
+        reports.report(args, runs)
+        return
+    if args.gt is None:
+        raise InputError("give the annotation file that the runs were evaluated on")
     from iif.evaluation.compare import compare
     from iif.evaluation.operating_points import check_recall
     from iif.report import pipelines
     from iif.report.html import write_report
 
     check_recall(args.recall)
-    runs = [args.baseline, *args.runs] if args.baseline else args.runs
     comparison = compare(runs, names=args.names, bootstrap=args.bootstrap, seed=args.seed)
     analysed = pipelines.analyse_compared(
         args.gt, comparison, recall=args.recall, train_json=args.train_json

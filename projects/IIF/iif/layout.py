@@ -31,6 +31,7 @@ PREDICTIONS = "predictions.npz"  # of an image classifier
 # Of a comparison; its tables are comparison.txt, .md, .json and .csv.
 COMPARISON = "comparison"
 COMPARISON_CATEGORIES = "comparison_categories.csv"
+COMPARISON_CLASSES = "comparison_classes.csv"  # of image classifiers
 
 # Of an analysis of false positives; its tables are false_positives.txt, .md, .json and .csv.
 FALSE_POSITIVES = "false_positives"

@@ -26,7 +26,7 @@ from iif.evaluation.bootstrap import (
 from iif.evaluation.conditions import Conditions, refuse_differences
 from iif.evaluation.matches_file import load_matches
 from iif.evaluation.matching import Matches
-from iif.evaluation.summary_file import Summary, find_summary, read_summary
+from iif.evaluation.summary_file import Summary, find_runs, read_summary
 
 METRICS = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf", "AR@300"),
@@ -187,15 +187,9 @@ def compare(
             (`refuse_differences`), or names are not different or not given for all runs; the
             message names the fault.
     """
-    if not paths:
-        raise InputError("a comparison needs a run: give an evaluation summary or its folder")
-    if names is not None and len(names) != len(paths):
-        raise InputError(f"{len(names)} names for {len(paths)} runs; give one for each")
-    if names is not None and len(set(names)) != len(names):
-        raise InputError(f"the names {', '.join(names)} are not different; give each run its own")
-    files = [find_summary(path) for path in paths]
+    found = find_runs(paths, names)
+    labels, files = [name for name, _ in found], [file for _, file in found]
     summaries = [read_summary(path) for path in files]
-    labels = list(names) if names is not None else _default_names(files)
     pairs = list(zip(labels, summaries, strict=True))
     conditions = [(name, Conditions.of_summary(summary)) for name, summary in pairs]
     # Each pair: settings that the baseline does not know can still differ between later runs.
@@ -255,17 +249,6 @@ def compare(
         replicates=bootstrap if replicates else 0,
         seed=seed,
     )
-
-
-def _default_names(files: Sequence[Path]) -> list[str]:
-    """Return the folders' names, with as many parents as make them different."""
-    folders = [file.absolute().parent for file in files]
-    folders = [f.parent if f.name == layout.INFERENCE else f for f in folders]
-    for depth in range(1, max(len(f.parts) for f in folders)):
-        names = ["/".join(f.parts[-depth:]) for f in folders]
-        if len(set(names)) == len(names):
-            return names
-    return [f"{folder.name} ({number})" for number, folder in enumerate(folders, start=1)]
 
 
 def _common_iou_types(pairs: Sequence[tuple[str, Summary]]) -> tuple[list[str], list[str]]:

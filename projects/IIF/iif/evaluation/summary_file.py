@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,38 @@ def find_summary(path: str | os.PathLike[str]) -> Path:
         f"{path}: neither {layout.SUMMARY} nor {layout.INFERENCE}/{layout.SUMMARY} lies in this "
         "folder; evaluate the run first"
     )
+
+
+def find_runs(
+    paths: Sequence[str | os.PathLike[str]], names: Sequence[str] | None = None
+) -> list[tuple[str, Path]]:
+    """Return the name and the summary's path of each run.
+
+    Args:
+        paths: of each run its eval_summary.json, or a folder that has one in it or in its
+            ``inference`` folder (Detectron2's layout).
+        names: of the runs; default: the names of their folders.
+
+    Raises:
+        InputError: there is no run, a folder has no summary, or names are not different or not
+            given for all runs.
+    """
+    if not paths:
+        raise InputError("a comparison needs a run: give an evaluation summary or its folder")
+    if names is not None and len(names) != len(paths):
+        raise InputError(f"{len(names)} names for {len(paths)} runs; give one for each")
+    if names is not None and len(set(names)) != len(names):
+        raise InputError(f"the names {', '.join(names)} are not different; give each run its own")
+    files = [find_summary(path) for path in paths]
+    return list(zip(names or _default_names(files), files, strict=True))
+
+
+def _default_names(files: Sequence[Path]) -> list[str]:
+    """Return the folders' names, with as many parents as make them different."""
+    folders = [file.absolute().parent for file in files]
+    folders = [f.parent if f.name == layout.INFERENCE else f for f in folders]
+    for depth in range(1, max(len(f.parts) for f in folders)):
+        names = ["/".join(f.parts[-depth:]) for f in folders]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{folder.name} ({number})" for number, folder in enumerate(folders, start=1)]

@@ -159,7 +159,7 @@ def choose_subjects(
     best = np.lexsort((-pool["score"], pool["rank"]))
     group = np.unique(analysis.category_groups, return_inverse=True)[1]
     stratum = (pool["change"] * len(group) + group[pool["category"]]) * len(KINDS) + pool["kind"]
-    chosen = best[np.argsort(_occurrence(stratum[best]), kind="stable")][:count]
+    chosen = best[np.argsort(occurrence(stratum[best]), kind="stable")][:count]
     return [
         Subject(
             run=int(candidate["run"]),
@@ -187,7 +187,7 @@ def _candidates(
     pool["image"], pool["category"] = image, category
     pool["score"], pool["kind"] = run.detections.score[rows], kinds(run.matches, rows)
     # The second of a category or of an image comes after the first of every other.
-    pool["rank"] = np.maximum(_occurrence(category), _occurrence(image))
+    pool["rank"] = np.maximum(occurrence(category), occurrence(image))
     return pool
 
 
@@ -196,7 +196,7 @@ def _false_positives(run: Run, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return rows[np.isin(kinds(run.matches, rows), wrong)]
 
 
-def _occurrence(values: NDArray) -> NDArray[np.int64]:
+def occurrence(values: NDArray) -> NDArray[np.int64]:
     """Return for each value how often the same value occurs before it."""
     order = np.argsort(values, kind="stable")
     ranks = np.empty(len(values), np.int64)
@@ -281,7 +281,7 @@ def cut_crop(
     x, y, width, height = window
     picture = Image.fromarray(image[y : y + height, x : x + width])
     picture.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-    jpeg, picture = _encode(picture)
+    jpeg, picture = encode_jpeg(picture, MAX_BYTES)
     scale = picture.width / width
 
     panels, left_out = [], []
@@ -326,13 +326,13 @@ def crop_window(bbox: Sequence[float], width: int, height: int) -> Window:
     return max(0, min(left, width - crop_w)), max(0, min(top, height - crop_h)), crop_w, crop_h
 
 
-def _encode(picture: Image.Image) -> tuple[bytes, Image.Image]:
-    """Return a JPEG of at most MAX_BYTES and the picture in it, made smaller when it must be."""
+def encode_jpeg(picture: Image.Image, max_bytes: int) -> tuple[bytes, Image.Image]:
+    """Return a JPEG of at most ``max_bytes`` and the picture in it, shrunk where it must be."""
     while True:
         for quality in (85, 75, 60):
             buffer = io.BytesIO()
             picture.save(buffer, "JPEG", quality=quality, optimize=True)
-            if buffer.tell() <= MAX_BYTES:
+            if buffer.tell() <= max_bytes:
                 return buffer.getvalue(), picture
         picture = picture.resize((picture.width * 3 // 4, picture.height * 3 // 4))
 

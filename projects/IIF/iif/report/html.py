@@ -7,15 +7,10 @@ The crops are embedded as JSON (`crops_payload`), which is all that the page's s
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from iif.errors import InputError
 from iif.evaluation.compare import Comparison
@@ -25,7 +20,7 @@ from iif.report import page_charts, sections
 from iif.report.crops import Crop
 from iif.report.labels import CHANGE_LABELS, GROUP_LABELS, OUTCOME_LABELS, OUTCOME_NAMES
 from iif.report.palette import DASHED, GROUP_COLORS, OUTCOME_COLORS, RUN_COLORS
-from iif.report.tables import page_number
+from iif.report.templating import render_template
 from iif.report.verdict import verdicts
 
 
@@ -78,28 +73,7 @@ def write_report(report: Report, path: str | os.PathLike[str]) -> None:
 
 def render(report: Report) -> str:
     """Return the page as HTML text."""
-    environment = Environment(
-        loader=PackageLoader("iif.report"),
-        autoescape=lambda name: name is not None and name.endswith(".html.j2"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters |= {
-        "thousands": "{:,}".format,
-        "general": "{:g}".format,
-        "fixed": page_number,
-        "css_kind": sections.css_kind,
-    }
-    style, script = (
-        Markup(environment.loader.get_source(environment, name)[0])  # type: ignore[union-attr]
-        for name in ("report.css", "report.js")
-    )
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html.j2").render(
-        **_page(report), style=style, script=script, script_hash=digest
-    )
+    return render_template("report.html.j2", _page(report), filters={"css_kind": sections.css_kind})
 
 
 def _page(report: Report) -> dict[str, Any]:

@@ -51,9 +51,9 @@ def page_signed(value: float | None, decimals: int = 1) -> str:
     return signed(value, decimals, minus=MINUS)
 
 
-def page_interval(interval: Interval | None) -> str:
+def page_interval(interval: Interval | None, decimals: int = 1) -> str:
     """Return an interval as pages print it; "" without one."""
-    return interval_text(interval, 1, minus=MINUS)
+    return interval_text(interval, decimals, minus=MINUS)
 
 
 def text_table(header: Row, rows: Sequence[Row], *, left: int = 1) -> str:

@@ -130,16 +130,18 @@
       shown += match;
     }
     const all = categoryRows.length;
-    byId("category-count").textContent =
-      shown === all ? `${all.toLocaleString("en")} categories`
-        : `${shown.toLocaleString("en")} of ${all.toLocaleString("en")} categories`;
+    const count = byId("category-count");
+    const noun = count.dataset.noun;
+    count.textContent =
+      shown === all ? `${all.toLocaleString("en")} ${noun}`
+        : `${shown.toLocaleString("en")} of ${all.toLocaleString("en")} ${noun}`;
   };
   byId("category-search").addEventListener("input", filterCategories);
   byId("category-group").addEventListener("change", filterCategories);
   filterCategories();
 
   // Crops: drawn a batch at a time, so that a page with hundreds opens at once.
-  const payload = JSON.parse(byId("payload").textContent);
+  const payload = JSON.parse(byId("payload")?.textContent ?? '{"crops":[]}');
   if (!payload.crops.length) return;
   const BATCH = 12;
   const list = byId("crop-list");

@@ -1,0 +1,1 @@
+"""Classification runs in words, tables and charts, and their page."""
