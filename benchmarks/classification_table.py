@@ -56,6 +56,7 @@ class Arm(NamedTuple):
 
     @property
     def label(self) -> str:
+        """The name in the table."""
         return FORMS[self.form] + self.name
 
 

@@ -36,6 +36,7 @@ from iif.arguments import (
     count,
 )
 from iif.classification.commands import classify
+from iif.demo.commands import openmoji, openmoji_crops
 from iif.errors import InputError
 
 Run = Callable[[argparse.Namespace], None]
@@ -146,7 +147,7 @@ _command(
 )
 _command(
     "openmoji",
-    commands.openmoji,
+    openmoji,
     arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
     *(
         arg(f"--{name}", type=count, default=default, help=f"{text} (default %(default)s)")
@@ -163,7 +164,7 @@ _command(
 )
 _command(
     "openmoji-crops",
-    commands.openmoji_crops,
+    openmoji_crops,
     arg("out_dir", metavar="OUT_DIR", help="the folder to make"),
     *(
         arg(f"--{name}", type=kind, default=default, help=f"{text} (default %(default)s)")
@@ -335,10 +336,16 @@ _command(
     "quickstart",
     commands.quickstart,
     arg(
+        "--task",
+        choices=("detection", "classification"),
+        default="detection",
+        help="instance segmentation or image classification (default %(default)s)",
+    ),
+    arg(
         "--engine",
         choices=("auto", "detectron2", "torchvision"),
         default="auto",
-        help="default: Detectron2 where it is installed, torchvision otherwise",
+        help="of detection; default: Detectron2 where it is installed, torchvision otherwise",
     ),
     arg(
         "--out",

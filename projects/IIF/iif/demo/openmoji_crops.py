@@ -27,9 +27,9 @@ from iif.files import read_json, versions, write_json
 
 INFO = "openmoji_crops.json"
 _FORMAT = "iif-openmoji-crops/1"
-# Side of the picture that a drawing is cut out of, relative to the crop's; and of the crop,
-# relative to the drawing's, between these.
-_SCENE = 3
+# Side of the picture that a drawing is cut out of, relative to the crop's and at least so many
+# pixels; and of the crop, relative to the drawing's, between these.
+_SCENE, _LEAST = 3, 64
 _AROUND = (1.1, 1.5)
 
 
@@ -95,7 +95,7 @@ def make_openmoji_crops(
     font.font_path()  # checks it
     scenes = OpenMojiSettings(
         categories=settings.categories,
-        image_size=_SCENE * settings.image_size,
+        image_size=max(_LEAST, _SCENE * settings.image_size),
         seed=settings.seed,
         version=settings.version,
     )
