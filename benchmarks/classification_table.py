@@ -116,7 +116,7 @@ def run(arm: Arm, config: ClassifyConfig, folder: Path) -> None:
     output = folder / slug(arm.label)
     if (output / layout.INFERENCE / layout.SUMMARY).is_file():
         return
-    deferred = round(0.8 * config.epochs)
+    deferred = config.epochs * 4 // 5
     base = next(a for a in ARMS if (a.name, a.form) == (arm.base, "train"))
     own = [text.replace("DRW", str(deferred)) for text in arm.settings]
     print(f"{output}", flush=True)

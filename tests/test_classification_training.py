@@ -127,8 +127,10 @@ class TestEndToEnd:
         )
         one, two, three = (str(tmp_path / name) for name in ("one", "two", "three"))
         assert main(["classify", str(settings), "base_lr=0.05", "--output", one]) == 0
-        second = ["classify", one, "method=iif", "--second-stage", "--output", two]
+        second = ["classify", one, "method=iif", "epochs=2", "--second-stage", "--output", two]
         assert main(second) == 0
+        assert state(tmp_path / "two")["epoch"] == 2  # what is given overrides second_stage
+        assert load(two).config.base_lr == 0.5
         post_hoc = ["classify", one, "method=iif", "iif.apply=test", "--eval-only"]
         assert main([*post_hoc, "--output", three]) == 0
         assert capsys.readouterr().out.count("top1") == 3

