@@ -26,7 +26,7 @@ from iif import build_method
 from iif.classification import ClassifyConfig
 from iif.classification.images import DataSet, ImageSet
 from iif.classification.model import build_model
-from iif.classification.trainer import _Run
+from iif.classification.trainer import TrainingRun
 from iif.classification.transforms import mixer, training_transform
 from iif.distributed import pick_device
 
@@ -87,7 +87,7 @@ def ours(
     statistics_ = data.statistics()
     model = build_model(config, config.build_method(statistics_), len(statistics_)).to(device)
     with tempfile.TemporaryDirectory() as folder:
-        run = _Run(model, data.train, config, statistics_, Path(folder), device, None, None)
+        run = TrainingRun(model, data.train, config, statistics_, Path(folder), device)
         start = clock()
         run.train()
         if device.type == "cuda":

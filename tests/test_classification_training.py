@@ -287,6 +287,8 @@ class TestSettings:
     def test_bad_settings(self, folder, tmp_path):
         with pytest.raises(InputError, match="amp is for GPUs"):
             run(folder, tmp_path, amp=True)
+        with pytest.raises(InputError, match="the backbone is untrained; start from a run"):
+            run(folder, tmp_path, freeze_backbone=True)
         with pytest.raises(InputError, match="has 22 images to train on, fewer than images_per"):
             run(folder, tmp_path, images_per_batch=23)
         with pytest.raises(FloatingPointError, match=r"no longer finite .*lower base_lr"):

@@ -200,10 +200,12 @@ def _table_entries(path: str) -> list[Entry]:
 
 def _folder(config: ClassifyConfig) -> DataSet:
     """A folder for training and one for test, each with a sub folder of images for each class."""
-    root, read = _root(config), []
+    root = _root(config)
+    read, sources = [], []
     for key in ("train", "test"):
         name = _needed(config, key)
         top = Path(root, name)
+        sources.append(str(top))
         if not top.is_dir():
             raise InputError(f"{top}: no such folder; give as {key} one of a sub folder per class")
         files = sorted(file for file in top.rglob("*") if file.suffix.lower() in _EXTENSIONS)
@@ -211,10 +213,17 @@ def _folder(config: ClassifyConfig) -> DataSet:
         bare = [file for file in inside if len(file.parts) < 2]
         refuse(bare, str(top), "images are in no class", "put them into the sub folder of one")
         read.append([Entry(str(Path(name, file)), file.parts[0], str(file)) for file in inside])
-    return _named(config, root, read)
+    return _named(
+        config, root, read, [str(Path(root, str(s))) for s in (config.train, config.test)]
+    )
 
 
-def _named(config: ClassifyConfig, root: str, read: Sequence[list[Entry]]) -> DataSet:
+def _named(
+    config: ClassifyConfig,
+    root: str,
+    read: Sequence[list[Entry]],
+    sources: Sequence[str] | None = None,
+) -> DataSet:
     """Return a data set whose labels are names: those of training, in order, are the classes."""
     found = {entry.label for entry in read[0]}
     numeric = all(label.isdecimal() for label in found)
@@ -225,14 +234,27 @@ def _named(config: ClassifyConfig, root: str, read: Sequence[list[Entry]]) -> Da
         root,
         [[e._replace(label=rows.get(e.label, e.label)) for e in entries] for entries in read],
         classes,
+        sources,
     )
 
 
 def _of_files(
-    config: ClassifyConfig, root: str, read: Iterable[list[Entry]], classes: Sequence[str]
+    config: ClassifyConfig,
+    root: str,
+    read: Iterable[list[Entry]],
+    classes: Sequence[str],
+    sources: Sequence[str] | None = None,
 ) -> DataSet:
-    """Return a data set of files after its checks."""
-    sets, sources = [], [str(config.train), str(config.test)]
+    """Return a data set of files after its checks.
+
+    Args:
+        config: the settings.
+        root: where names start.
+        read: the entries of training and of test.
+        classes: K names.
+        sources: what the entries were read from, by default the settings' train and test.
+    """
+    sets, sources = [], sources or [str(config.train), str(config.test)]
     for source, entries in zip(sources, read, strict=True):
         if not entries:
             raise InputError(f"{source}: holds no image; give one that does")

@@ -106,6 +106,11 @@ def train(
             path = checkpoint.find(start)
             model = checkpoint.start_from(checkpoint.read(path), config, statistics, str(path))
             origin = {"checkpoint": str(path), "sha256": sha256_file(path)}
+        elif config.freeze_backbone and config.weights is None:
+            raise InputError(
+                "freeze_backbone is true, but the backbone is untrained; start from a run (the "
+                "second stage) or from weights"
+            )
         else:
             model = build_model(config, config.build_method(statistics), len(statistics))
         model = model.to(where)
@@ -115,7 +120,7 @@ def train(
             record = {"config": config.to_dict(), "start": origin, "versions": versions()}
             write_json(folder / layout.CLASSIFICATION_JSON, record)
             statistics.save(folder / layout.STATISTICS)
-        _Run(model, images, config, statistics, folder, where, previous, origin).train()
+        TrainingRun(model, images, config, statistics, folder, where, previous, origin).train()
         return evaluate_model(model, data, config, statistics, folder / layout.INFERENCE, where)
 
 
@@ -156,7 +161,7 @@ def learning_rate(config: ClassifyConfig, iteration: int, per_epoch: int) -> flo
     return config.base_lr * factor
 
 
-class _Run:
+class TrainingRun:
     """One training run: what the loop reads and changes."""
 
     def __init__(
@@ -167,9 +172,20 @@ class _Run:
         statistics: ClassStatistics,
         folder: Path,
         device: torch.device,
-        previous: dict[str, Any] | None,
-        origin: dict[str, Any] | None,
+        previous: dict[str, Any] | None = None,
+        origin: dict[str, Any] | None = None,
     ) -> None:
+        """Prepare the optimizer.
+
+        Args:
+            model: on the device, trained in place.
+            images: those to train on.
+            config, statistics: of the run.
+            folder: where events and checkpoints go.
+            device: the model's.
+            previous: the checkpoint to go on from.
+            origin: what a second stage began with, for the checkpoints.
+        """
         self.model, self.config, self.statistics = model, config, statistics
         self.images, self.folder, self.device, self.origin = images, folder, device, origin
         self.per_epoch = iterations_per_epoch(config, len(images))

@@ -6,6 +6,7 @@ enough for two processor cores.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -69,12 +70,11 @@ def quickstart(
     from iif.report.classification.text import comparison_text, save_comparison_tables
 
     folder = Path(out).resolve()
-    size = CropSettings(**{**_plain(crops or CropSettings()), "seed": seed})
+    size = dataclasses.replace(crops or CropSettings(), seed=seed)
     data, report = folder / "openmoji_crops", folder / layout.REPORT
     config = CONFIG.override([f"seed={seed}", *settings])
-    begin(
-        folder, {"task": "classification", "data set": _plain(size), "training": config.to_dict()}
-    )
+    marker = {"data set": dataclasses.asdict(size), "training": config.to_dict()}
+    begin(folder, {"task": "classification", **marker})
     config = config.override([f"root={data}"])
     with step(1, f"data set: crops of {size.categories} kinds of thing", _STEPS):
         make_openmoji_crops(data, size)
@@ -100,7 +100,3 @@ def _train_once(config: ClassifyConfig, run: Path, start: Path | None = None) ->
         print(f"    {run.name}: done before")
         return
     train(config, run, start=start, resume=True, device="cpu")
-
-
-def _plain(settings: CropSettings) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in settings.__dataclass_fields__}
