@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
+pytest.importorskip("yaml", reason="PyYAML is not installed")
 
 from iif import InputError
 from iif.classification import ClassifyConfig, read_config

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
+pytest.importorskip("yaml", reason="PyYAML is not installed")
 
 from iif import InputError
 from iif.classification import long_tailed_counts, read_config

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("torchvision", reason="torchvision is not installed")
+pytest.importorskip("yaml", reason="PyYAML is not installed")
 
 from helpers_classification import make_folder, tiny_config
 from iif.classification import Predictions

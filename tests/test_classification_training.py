@@ -119,6 +119,7 @@ class TestEndToEnd:
         assert summary.method["options"]["variant"] == variant
 
     def test_the_command_line(self, folder, tmp_path, capsys):
+        pytest.importorskip("yaml", reason="PyYAML is not installed")
         settings = tmp_path / "c.yaml"
         settings.write_text(
             f"data: folder\nroot: {folder}\ntrain: train\ntest: test\nmodel: se_resnet8\n"
@@ -233,9 +234,9 @@ def test_two_processes(folder, tmp_path):
         ],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.environ["PYTHONPATH"]])
-            if os.environ.get("PYTHONPATH")
-            else os.path.dirname(__file__),
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")])
+            ),
             "OMP_NUM_THREADS": "1",
         },
         capture_output=True,
