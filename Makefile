@@ -1,10 +1,10 @@
-# make demo | make test | make test-slow | make lint: each sets up .venv first where it is missing or out of date.
+# make demo | make test | make test-slow | make lint | make site | make notebook: each sets up .venv first where it is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint format detectron2 clean
+.PHONY: demo test test-slow lint format site notebook detectron2 clean
 
 demo: $(READY)
 	$(BIN)/iif quickstart --out output/demo
@@ -25,6 +25,17 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The documentation, as pages in output/site.
+site: $(READY)
+	$(BIN)/python -m pip install --quiet -e ".[site]" --no-build-isolation
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+# The notebook of docs/notebooks, executed, as a page in output/notebook.
+notebook: $(READY)
+	$(BIN)/python -m pip install --quiet -e ".[notebook]" --no-build-isolation
+	$(BIN)/jupyter nbconvert --execute --to html --output-dir output/notebook \
+		--ExecutePreprocessor.cwd=. docs/notebooks/openmoji_torchvision.ipynb
 
 # Try again to install Detectron2 into an existing .venv.
 detectron2: $(READY)

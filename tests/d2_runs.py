@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
+import yaml
 from detectron2.config import get_cfg
 
 from helpers_d2 import TINY

@@ -44,6 +44,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {
         "full": (full, make_examples(full, folder / "images")),
         "single": (compare_classifications(pair[:1], bootstrap=0), None),
+        "three": (compare_classifications([*pair, pair[0]], names=["a", "b", "c"]), None),
         "long names": (compare_classifications(pair, names=["a" * 80, "b_" * 40]), None),
     }
     for name, (comparison, examples) in made.items():
@@ -68,7 +69,7 @@ def column(page: Any, number: int) -> list[str]:
     )
 
 
-@pytest.mark.parametrize("name", ["full", "single", "long names"])
+@pytest.mark.parametrize("name", ["full", "single", "three", "long names"])
 def test_no_errors_and_nothing_is_loaded(browser: Any, pages: dict[str, Path], name: str) -> None:
     browser.get_log("browser")
     browser.get(pages[name].as_uri())
@@ -79,7 +80,7 @@ def test_no_errors_and_nothing_is_loaded(browser: Any, pages: dict[str, Path], n
     assert [url for url in loaded if not url.startswith("data:")] == []
 
 
-@pytest.mark.parametrize("name", ["full", "single", "long names"])
+@pytest.mark.parametrize("name", ["full", "single", "three", "long names"])
 @pytest.mark.parametrize("width", [390, 800, 1400])
 def test_page_never_scrolls_sideways(
     browser: Any, pages: dict[str, Path], name: str, width: int
@@ -192,7 +193,8 @@ def test_text_has_contrast(page: Any, scheme: str) -> None:
     assert [(s, r) for s, r in ratios if r < 4.5] == []
 
 
-def test_prints_without_controls(page: Any) -> None:
+def test_prints_without_controls_on_landscape_a4(page: Any) -> None:
+    resize(page, 1032, 700)  # 297 mm less the margins, at 96 pixels an inch
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
         shown = [
@@ -202,7 +204,11 @@ def test_prints_without_controls(page: Any) -> None:
             "return [...document.querySelectorAll('.tall')].map((e) =>"
             " e.scrollHeight - e.clientHeight)"
         )
+        wide = page.execute_script(
+            "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        )
     finally:
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert shown == []
     assert max(clipped) <= 2
+    assert wide <= 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helpers_predictions import make_predictions, make_statistics, write_pair, write_run
 from iif import ClassStatistics, InputError
-from iif.classification import Predictions, evaluate_predictions
+from iif.classification import Predictions, evaluate_predictions, write_evaluation
 from iif.evaluation.bootstrap import percentile_interval
 from iif.evaluation.classification.bootstrap import (
     MEASURES,
@@ -27,7 +27,7 @@ from iif.evaluation.classification.compare import (
     value_of,
 )
 from iif.evaluation.classification.measures import frequency_groups
-from iif.evaluation.compare import compare
+from iif.evaluation.compare import Interval, compare
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,25 @@ def test_contributions_sum_to_the_measures(seed):
     for metric, total in zip(MEASURES, sums, strict=True):
         expected = value_of(summary, metric)
         assert total == pytest.approx(np.nan if expected is None else expected, nan_ok=True), metric
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=st.integers(0, 10_000))
+def test_weights_are_repetitions(seed):
+    made, statistics = random_predictions(seed)
+    rng = np.random.default_rng(seed)
+    drawn = np.arange(len(made))
+    for label in np.unique(made.labels):
+        rows = np.flatnonzero(made.labels == label)
+        drawn[rows] = rng.choice(rows, len(rows))
+    again = Predictions(
+        made.labels[drawn], made.top[drawn], made.probability[drawn], made.images, made.num_classes
+    )
+    summary = evaluate_predictions(again, statistics)
+    weights = np.bincount(drawn, minlength=len(made))
+    sums = weights @ contributions(made, frequency_groups(statistics.image_count))
+    expected = [value_of(summary, metric) for metric in MEASURES]
+    np.testing.assert_allclose(sums, [np.nan if v is None else v for v in expected], atol=1e-9)
 
 
 @settings(deadline=None, max_examples=30)
@@ -175,6 +194,20 @@ def test_comparison_of_two_runs(pair):
         assert errors == (a, b)[run].group("all").false_positives
 
 
+def test_runs_that_differ_outside_a_group_do_not_differ_in_it(tmp_path):
+    statistics = make_statistics()
+    plain = make_predictions(statistics)
+    top = plain.top.copy()
+    many = np.flatnonzero(frequency_groups(statistics.image_count)[plain.labels] == "many")
+    top[many] = top[many][:, [1, 0, 2, 3, 4]]
+    other = Predictions(plain.labels, top, plain.probability, plain.images, 30)
+    for name, made in (("a", plain), ("b", other)):
+        write_evaluation(tmp_path / name, made, statistics)
+    comparison = compare_classifications([tmp_path / "a", tmp_path / "b"], bootstrap=100)
+    for metric in ("medium", "few", "top5"):
+        assert comparison.metric(metric).difference_intervals == [Interval(0, 0)]
+
+
 def test_one_run_alone(pair):
     comparison = compare_classifications(pair[:1], bootstrap=50)
     row = comparison.metric("top1")
@@ -202,6 +235,8 @@ def test_notes(pair, tmp_path):
     (note,) = compare_classifications([pair[0], other], bootstrap=0).notes[:1]
     total = statistics.num_images
     assert f"different numbers of images ({total:,} and {total + 1:,})" in note
+    three = compare_classifications([pair[0], other, pair[1]], bootstrap=0)
+    assert sum("different numbers" in note for note in three.notes) == 1
     same = compare_classifications([pair[0], pair[0]], names=["a", "b"], bootstrap=0)
     assert "a and b have the same predictions." in same.notes
 

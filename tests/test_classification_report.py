@@ -158,9 +158,23 @@ def test_tables_hold_every_figure(comparison):
 
 def test_differing_settings_come_first(comparison):
     rows = setting_rows(comparison)
-    assert rows[0] == {"key": "method.tau", "values": ["0.9", "0.2"], "differs": True}
+    assert rows[0] == {"key": "logit_adjustment.tau", "values": ["0.9", "0.2"], "differs": True}
     assert [row["key"] for row in rows[1:]] == ["method", "seed", "train.epochs", "train.rate"]
     assert not any(row["differs"] for row in rows[1:])
+
+
+def test_options_of_another_method_are_no_settings_of_a_run(pair):
+    comparison = compare_classifications(pair, bootstrap=0)
+    options = {"logit_adjustment": {"tau": 1.0}, "seesaw": {"p": 0.8}, "epochs": [1, 2]}
+    plain, adjusted = (run.summary for run in comparison.runs)
+    plain.method, plain.config = {"name": "none", "options": {}}, options
+    adjusted.config = {**options, "logit_adjustment": {"tau": 0.2}}
+    rows = {row["key"]: row["values"] for row in setting_rows(comparison) if row["differs"]}
+    assert rows == {"method": ["none", "logit_adjustment"], "logit_adjustment.tau": ["-", "0.2"]}
+    rows = {row["key"]: row["values"] for row in setting_rows(comparison)}
+    assert (rows["epochs"], rows["seesaw.p"]) == (["1, 2"] * 2, ["0.8"] * 2)
+    adjusted.method = adjusted.config = None
+    assert setting_rows(comparison)[0]["values"][1] == "-"
 
 
 def test_page_is_well_formed_and_escaped(comparison, pair):
@@ -285,11 +299,9 @@ def test_faults_of_commands(pair, tmp_path, capsys):
 
     assert "cannot be compared; give runs of one kind" in error("compare", pair[0], detection)
     report = ("report", "--output", page, "--run")
-    assert error(*report, detection).endswith(
-        "give the annotation file that the runs were evaluated on (--gt)"
-    )
-    assert "without the annotation file" in error(*report, pair[0], "--gt", "val.json")
-    assert "(--train-json)" in error(*report, pair[0], "--train-json", "train.json")
+    assert "--gt is missing" in error(*report, detection)
+    assert "--gt is for runs of detection" in error(*report, pair[0], "--gt", "val.json")
+    assert "--train-json is for" in error(*report, pair[0], "--train-json", "train.json")
     assert "(--images)" in error(*report, pair[0], "--images", tmp_path / "none")
     broken = shutil.copytree(pair[0], tmp_path / "broken") / "inference" / "eval_summary.json"
     broken.write_text(broken.read_text()[:200])

@@ -22,8 +22,9 @@ from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.solver import build_lr_scheduler, build_optimizer
 
 from helpers_d2 import give_statistics
-from iif import ClassStatistics
+from iif import ClassStatistics, InputError
 from iif.d2 import IIFCascadeROIHeads, IIFROIHeads, add_iif_config
+from iif.d2.config import load_config
 from iif.d2.cosine import CosineClassifier, CosineMaskHead
 from iif.d2.mask_head import PredictedClassMaskHead
 
@@ -52,6 +53,13 @@ def give_counts(cfg: CfgNode) -> None:
             fractal_dimension=np.linspace(1, 2, len(counts)),
         ),
     )
+
+
+def test_the_package_has_them_under_a_name_of_its_own():
+    name = "lvis_iif_cosine_rfs_2x.yaml"  # with two bases
+    assert load_config(f"iif://configs/{name}", []) == load_config(str(FOLDER / name), [])
+    with pytest.raises(InputError, match=r"iif://configs/lvis.yaml: .*lvis_baseline.yaml, "):
+        load_config("iif://configs/lvis.yaml", [])
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

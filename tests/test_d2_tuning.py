@@ -8,8 +8,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 detectron2 = pytest.importorskip("detectron2", reason="Detectron2 is not installed")
 
@@ -29,24 +27,6 @@ from iif.d2.tuning import tune
 from iif.data.split import held_out_images
 
 STRENGTHS = [0.0, 0.5, 1.0]
-
-
-@given(ids=st.lists(st.integers(0, 10**7), min_size=1), a=st.floats(0, 0.99), b=st.floats(0, 0.99))
-def test_a_larger_fraction_holds_out_the_same_images_and_more(ids, a, b):
-    less, more = held_out_images(ids, min(a, b)), held_out_images(ids, max(a, b))
-    assert (less <= more).all()
-    assert held_out_images(ids[::-1], a).tolist() == held_out_images(ids, a).tolist()[::-1]
-
-
-def test_the_fraction_is_about_that_of_the_images():
-    assert held_out_images(range(100_000), 0.2).mean() == pytest.approx(0.2, abs=0.005)
-    assert not held_out_images(range(1000), 0.0).any()
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.0, float("nan")])
-def test_a_wrong_fraction_is_refused(fraction):
-    with pytest.raises(InputError, match=r"must be in \[0, 1\)"):
-        held_out_images([1], fraction)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +53,7 @@ def cfg(openmoji_dir):
         ),
         statistics=None,
     )
+    register_custom_datasets(cfg)
     return cfg
 
 

@@ -105,6 +105,15 @@ def test_nonpositive_clamp_leaves_positive_weights_alone():
     assert weights.tolist() == [positive[0], positive[0], positive[0], positive[1]]
 
 
+def test_the_weight_zero_of_a_class_in_every_image_is_refused_or_clamped():
+    statistics = ClassStatistics(image_count=[20, 5, 2], num_images=20)
+    with pytest.raises(InputError, match=r"raw.*'1' .*20 images.* is 0; "):
+        iif_weights(statistics, "raw")
+    with pytest.warns(UserWarning, match="raised to 1.386"):
+        weights = iif_weights(statistics, "raw", nonpositive="clamp")
+    assert weights.tolist() == [math.log(4), math.log(4), math.log(10)]
+
+
 def test_nonpositive_clamp_needs_a_positive_weight_to_clamp_to():
     with pytest.raises(InputError, match=r"raw.*is 0 \(and 1 more class.*take another") as error:
         iif_weights(ClassStatistics(image_count=[5, 5], num_images=5), "raw", nonpositive="clamp")

@@ -185,7 +185,7 @@ def independent_masks(kinds: list[Kind], drawings: list[Drawing], size: int) -> 
     for number, drawing in enumerate(drawings, start=1):
         code, pose = kinds[drawing.category].code, drawing.pose
         font_size = round(4 * pose.size / font.ink_ratio(code))
-        typeface = ImageFont.truetype(font.font_path(), font_size)
+        typeface = ImageFont.truetype(str(font.font_path()), font_size)
         bitmap, _ = typeface.getmask2(chr(code), mode="RGBA")
         alpha = np.asarray(bitmap).reshape(*bitmap.size[::-1], 4)[..., 3] / 255
         rows, columns = np.nonzero(alpha)

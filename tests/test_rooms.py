@@ -22,7 +22,7 @@ FLOORS = (
     ("report",),
     ("tuning",),
     ("d2", "tv", "classification"),
-    ("demo",),
+    ("demo", "predict"),
     ("commands",),
     ("arguments",),
     ("cli",),

@@ -255,6 +255,10 @@ def test_command_draws_pictures_with_either_package(files, monkeypatch, package,
         assert max(found_colors.values()) > 50
 
 
+@pytest.mark.skipif(
+    not any(map(importlib.util.find_spec, ("detectron2", "torchvision"))),
+    reason="neither Detectron2 nor torchvision is installed",
+)
 def test_pictures_of_chosen_images(files):
     assert command(files, "--image-id", "10", "--image-id", "16", "--type", "Cls") == 0
     names = sorted(path.name for path in (files / "out" / "visualizer").iterdir())

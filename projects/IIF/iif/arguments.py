@@ -114,6 +114,20 @@ def check_tune(args: argparse.Namespace) -> None:
     check_plain_model(args)
 
 
+def check_report(args: argparse.Namespace) -> None:
+    """Refuse runs of detection without test annotations, and of classification with them."""
+    from iif.classification.reports import runs_of
+    from iif.evaluation.classification.compare import are_classifications
+
+    if not are_classifications(runs_of(args)):
+        if args.gt is None:
+            raise InputError("--gt is missing: the test annotations of the runs")
+        return
+    for flag, value in (("--gt", args.gt), ("--train-json", args.train_json)):
+        if value is not None:
+            raise InputError(f"{flag} is for runs of detection; these are of image classification")
+
+
 def check_train(args: argparse.Namespace) -> None:
     """Refuse missing training or test annotations."""
     if args.eval_only and args.val_json is None:

@@ -31,6 +31,7 @@ from iif.arguments import (
     arg,
     check_classify,
     check_plain_model,
+    check_report,
     check_train,
     check_tune,
     count,
@@ -277,6 +278,7 @@ _command(
     BOOTSTRAP,
     SEED,
     TRAIN_JSON,
+    check=check_report,
 )
 _command(
     "train",
@@ -331,6 +333,22 @@ _command(
     arg("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)"),
     arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/classification.md"),
     check=check_classify,
+)
+_command(
+    "predict",
+    commands.predict,
+    arg("run", metavar="RUN", help="output folder of a training, or a checkpoint in it"),
+    arg("images", nargs="+", metavar="IMAGE", help="image files, or folders of them"),
+    arg("--output", required=True, metavar="DIR", help="the folder to write to"),
+    arg(
+        "--min-score",
+        type=float,
+        default=0.5,
+        metavar="S",
+        help="leave out detections with a lower score (default %(default)s)",
+    ),
+    arg("--no-pictures", action="store_true", help="write the JSON file alone"),
+    arg("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)"),
 )
 _command(
     "quickstart",

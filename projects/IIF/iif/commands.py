@@ -91,8 +91,7 @@ def compare(args: Namespace) -> None:
     """
     from iif.classification import reports
 
-    if reports.takes([args.baseline, *args.runs]):
-        reports.compare(args)
+    if reports.compare(args):
         return
     from iif.evaluation.compare import compare
     from iif.report import pipelines
@@ -175,18 +174,15 @@ def report(args: Namespace) -> None:
     """
     from iif.classification import reports
 
-    runs = [args.baseline, *args.runs] if args.baseline else args.runs
-    if reports.takes(runs):
-        reports.report(args, runs)
+    if reports.report(args):
         return
-    if args.gt is None:
-        raise InputError("give the annotation file that the runs were evaluated on")
     from iif.evaluation.compare import compare
     from iif.evaluation.operating_points import check_recall
     from iif.report import pipelines
     from iif.report.html import write_report
 
     check_recall(args.recall)
+    runs = [args.baseline, *args.runs] if args.baseline else args.runs
     comparison = compare(runs, names=args.names, bootstrap=args.bootstrap, seed=args.seed)
     analysed = pipelines.analyse_compared(
         args.gt, comparison, recall=args.recall, train_json=args.train_json
@@ -237,6 +233,25 @@ def train(args: Namespace) -> None:
         )
     if summary is not None:
         print(summary_text(summary))
+
+
+def predict(args: Namespace) -> None:
+    """Detect objects in images with a trained run: JSON and pictures."""
+    from iif.predict import image_files, load_predictor
+    from iif.predict import predict as run_predictor
+
+    files = image_files(args.images)
+    predictor = load_predictor(args.run, args.device)
+    path = run_predictor(
+        predictor,
+        files,
+        args.output,
+        min_score=args.min_score,
+        pictures=not args.no_pictures,
+    )
+    print(f"Detections: {path}")
+    if not args.no_pictures:
+        print(f"Pictures:   {path.parent / 'pictures'} ({len(files)})")
 
 
 def quickstart(args: Namespace) -> None:

@@ -40,6 +40,25 @@ _RELEVANT_DISTRIBUTIONS = (
 )
 
 
+PACKAGED = "iif://"
+_PACKAGE = Path(__file__).parent
+
+
+def packaged_file(path: str) -> Path:
+    """Return where a file of the package lies: ``iif://configs/lvis_iif.yaml``, for example.
+
+    Raises:
+        InputError: the package has no such file; the message names those of that folder.
+    """
+    name = path.removeprefix(PACKAGED)
+    file = _PACKAGE / name
+    if not file.is_file():
+        there = file.parent.glob(f"*{file.suffix}") if file.parent.is_dir() else []
+        others = ", ".join(sorted(other.name for other in there)) or "no file"
+        raise InputError(f"{path}: the package has no such file; {file.parent.name} has: {others}")
+    return file
+
+
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """Return the hexadecimal SHA-256 of a file's content."""
     with open(path, "rb") as f:

@@ -44,6 +44,9 @@ WEIGHTS_PLOT = "weights.png"
 REPORT = "report.html"
 CONSOLE = "console.txt"  # the output of Detectron2's training
 
+# Of "iif predict".
+PREDICTIONS = "predictions.json"
+
 # Of "iif tune".
 TUNING_JSON = "tuning.json"
 TUNING_PLOT = "tuning.png"

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
 
-from iif.errors import InputError
-
-
-def takes(runs: Sequence[str]) -> bool:
-    """Return whether the runs are of classification.
-
-    Raises:
-        InputError: a run is missing, or they are of both kinds.
-    """
-    from iif.evaluation.classification.compare import are_classifications
-
-    return are_classifications(runs)
+from iif.evaluation.classification.compare import (
+    ClassificationComparison,
+    are_classifications,
+    compare_classifications,
+)
+from iif.report.classification.page import write_classification_report
+from iif.report.classification.pictures import MAX_EXAMPLES, make_examples
+from iif.report.classification.text import comparison_text, save_comparison_tables
 
 
-def compare(args: Namespace) -> None:
-    """Do what `iif.commands.compare` does."""
-    from iif.evaluation.classification.compare import compare_classifications
-    from iif.report.classification.page import write_classification_report
-    from iif.report.classification.text import comparison_text, save_comparison_tables
+def runs_of(args: Namespace) -> list[str]:
+    """Return the runs of a command, the baseline first."""
+    return [args.baseline, *args.runs] if args.baseline else list(args.runs)
 
-    comparison = compare_classifications(
-        [args.baseline, *args.runs], names=args.names, bootstrap=args.bootstrap, seed=args.seed
-    )
+
+def compare(args: Namespace) -> bool:
+    """Do what `iif.commands.compare` does; return False, with nothing done, for detection."""
+    if not are_classifications(runs_of(args)):
+        return False
+    comparison = _compare(args)
     if args.output:
         save_comparison_tables(comparison, args.output)
     if args.html:
@@ -37,27 +33,23 @@ def compare(args: Namespace) -> None:
         print(f"\nTables: {args.output}")
     if args.html:
         print(f"Page: {args.html}")
+    return True
 
 
-def report(args: Namespace, runs: Sequence[str]) -> None:
-    """Do what `iif.commands.report` does, the baseline first of the runs."""
-    from iif.evaluation.classification.compare import compare_classifications
-    from iif.report.classification.page import write_classification_report
-    from iif.report.classification.pictures import MAX_EXAMPLES, make_examples
-
-    for given, what in (
-        (args.gt, "the annotation file that the runs were evaluated on"),
-        (args.train_json, "the training annotations"),
-    ):
-        if given is not None:
-            raise InputError(
-                f"{given}: runs of image classification are reported without {what}; leave it out"
-            )
-    comparison = compare_classifications(
-        runs, names=args.names, bootstrap=args.bootstrap, seed=args.seed
-    )
+def report(args: Namespace) -> bool:
+    """Do what `iif.commands.report` does; return False, with nothing done, for detection."""
+    if not are_classifications(runs_of(args)):
+        return False
+    comparison = _compare(args)
     examples = None
     if args.images is not None:
         examples = make_examples(comparison, args.images, min(args.crops, MAX_EXAMPLES))
     write_classification_report(comparison, args.output, examples=examples)
     print(f"Page: {args.output}")
+    return True
+
+
+def _compare(args: Namespace) -> ClassificationComparison:
+    return compare_classifications(
+        runs_of(args), names=args.names, bootstrap=args.bootstrap, seed=args.seed
+    )

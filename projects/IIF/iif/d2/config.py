@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
 
 from iif.augmentation import FasaOptions
 from iif.errors import InputError
+from iif.files import PACKAGED, packaged_file
 from iif.methods import DEFAULT, METHODS
+
+
+class PackageHandler(PathHandler):
+    """Lets Detectron2 open the package's own files: iif://configs/lvis_iif.yaml, for example."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PACKAGED]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return str(packaged_file(path))
+
+    def _isfile(self, path: str, **kwargs: Any) -> bool:
+        return packaged_file(path).is_file()
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
+        return open(packaged_file(path), mode, buffering=buffering, **kwargs)
+
+
+PathManager.register_handler(PackageHandler(), allow_override=True)
 
 # Keys that moved within MODEL: of the default method's node to MODEL.LONG_TAIL.
 _MOVED = {
@@ -103,7 +125,8 @@ def load_config(config_file: str, opts: Sequence[str]) -> CfgNode:
     """Return the configuration of a YAML file with overrides, and the CPU where there is no GPU.
 
     Args:
-        config_file: the file; "" for the defaults.
+        config_file: the file, ``iif://configs/NAME`` for one of the package's, or "" for the
+            defaults.
         opts: keys and values in turn.
 
     Raises:

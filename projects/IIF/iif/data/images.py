@@ -64,25 +64,34 @@ def _refuse_shared(annotations: Annotations, root: Path, paths: list[Path]) -> N
 
 
 def read_image(path: str | os.PathLike[str], height: int, width: int) -> NDArray[np.uint8]:
-    """Return an image's pixels, (height, width, 3) RGB.
-
-    They are turned by the file's EXIF orientation, as Detectron2 turns them: height, width and
-    boxes are those of the upright image.
+    """Return an image's pixels, (height, width, 3) RGB, upright.
 
     Raises:
         InputError: the file is no image, or of another size than the annotations say.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(_upright(image).convert("RGB"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read as an image ({error})") from None
+    pixels = read_upright(path)
     if pixels.shape[:2] != (height, width):
         raise InputError(
             f"{path}: {pixels.shape[1]} x {pixels.shape[0]} pixels, but the annotations say "
             f"{width} x {height}; give the images that were annotated"
         )
     return pixels
+
+
+def read_upright(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Return the pixels (H, W, 3), RGB, of an image of any size.
+
+    They are turned by the file's EXIF orientation, as Detectron2 turns them: height, width and
+    boxes are those of the upright image.
+
+    Raises:
+        InputError: the file is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.array(_upright(image).convert("RGB"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as an image ({error})") from None
 
 
 def _upright(image: Image.Image) -> Image.Image:

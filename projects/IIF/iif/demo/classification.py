@@ -19,7 +19,7 @@ from iif.methods import DEFAULT
 
 NAMES = {"baseline": "baseline", DEFAULT: f"{DEFAULT.upper()}, second stage"}
 _STEPS = 4
-# The settings of configs/openmoji_classification.yaml, which an installed package has not.
+# The settings of configs/openmoji_classification.yaml, which cannot be read without PyYAML.
 CONFIG = ClassifyConfig(
     data="folder",
     root=None,

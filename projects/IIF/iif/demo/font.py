@@ -73,4 +73,4 @@ def ink_ratio(code: int) -> float:
 @lru_cache(maxsize=256)
 def _font(size: int) -> ImageFont.FreeTypeFont:
     # The basic layout, because the other one needs a library that may be missing.
-    return ImageFont.truetype(font_path(), size, layout_engine=ImageFont.Layout.BASIC)
+    return ImageFont.truetype(str(font_path()), size, layout_engine=ImageFont.Layout.BASIC)

@@ -26,7 +26,7 @@ from iif import layout
 from iif.demo.openmoji import TRAIN_JSON, VAL_JSON, make_openmoji
 from iif.demo.plan import OpenMojiSettings
 from iif.errors import InputError
-from iif.files import read_json, sha256_file, write_json
+from iif.files import packaged_file, read_json, sha256_file, write_json
 from iif.methods import BASELINE, DEFAULT
 
 # Engines in the order of preference, and the modules that each needs.
@@ -40,7 +40,6 @@ _PICTURES = 4
 _DATA = OpenMojiSettings()
 _FORMAT = "iif-quickstart/1"
 # The repository, where this package lies in a checkout: Detectron2's configurations are there.
-_CHECKOUT = Path(__file__).resolve().parents[4]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +132,11 @@ def _fault_of(engine: str) -> str | None:
             importlib.import_module(module)
     except ImportError as error:
         return str(error)
-    if engine == "detectron2" and not all(_config_file(run).is_file() for run in RUNS):
-        return f"its configurations are not in {_CHECKOUT / 'configs'}; run from a checkout"
     return None
 
 
 def _config_file(run: str) -> Path:
-    return _CHECKOUT / "configs" / f"openmoji_{run}.yaml"
+    return packaged_file(f"iif://configs/openmoji_{run}.yaml")
 
 
 def _settings(engine: str, demo: Demo) -> dict[str, Any]:

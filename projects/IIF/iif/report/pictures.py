@@ -117,7 +117,7 @@ def draw_scene(
     subtitle: str = "",
 ) -> Image.Image:
     """Return the picture of a scene: a title, a panel for the truth and each run, and a legend."""
-    pixels, scale = _resize(image)
+    pixels, scale = resize(image)
     truth, shown = _choose_objects(scene)
     panels = [(f"Ground truth: {_out_of(len(truth), len(scene.ground_truth), 'instance')}", truth)]
     for name, objects, everything in zip(names, shown, scene.detections, strict=True):
@@ -144,7 +144,11 @@ def label_of(item: SceneObject) -> str:
 
 
 def place_labels(
-    objects: Sequence[SceneObject], scale: float, size: tuple[int, ...]
+    objects: Sequence[SceneObject],
+    scale: float,
+    size: tuple[int, ...],
+    *,
+    color_of: Callable[[SceneObject], str] = lambda item: OUTCOME_COLORS[item.kind],
 ) -> list[PanelObject]:
     """Return objects in panel pixels with labels that never overlap one another.
 
@@ -155,6 +159,7 @@ def place_labels(
         objects: in order of importance.
         scale: panel pixels in a pixel of the image.
         size: (height, width) of the panel.
+        color_of: an object's colour; by default that of its outcome.
     """
     font = ImageFont.truetype(str(FONT), LABEL_SIZE)
     height, width = size
@@ -174,10 +179,10 @@ def place_labels(
             PanelObject(
                 box=tuple(box.tolist()),
                 mask=_scaled_mask(item, width, height),
-                color=OUTCOME_COLORS[item.kind],
+                color=color_of(item),
                 dashed=item.kind in DASHED,
                 label=label,
-                text_color=_lightened(OUTCOME_COLORS[item.kind]),
+                text_color=_lightened(color_of(item)),
                 label_box=spot,
                 leader=None if spot is None else _leader(tuple(box.tolist()), spot),
             )
@@ -250,11 +255,13 @@ def _out_of(shown: int, total: int, what: str) -> str:
     return counted if shown == total else f"{shown} of {counted} drawn"
 
 
-def _resize(image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], float]:
-    """Return the image with its longer side within PANEL_SIDE, and the factor."""
+def resize(
+    image: NDArray[np.uint8], sides: tuple[int, int] = PANEL_SIDE
+) -> tuple[NDArray[np.uint8], float]:
+    """Return the image with its longer side between two lengths, and the factor."""
     height, width = image.shape[:2]
     side = max(height, width)
-    scale = float(np.clip(side, *PANEL_SIDE)) / side
+    scale = float(np.clip(side, *sides)) / side
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     resized = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)
     return np.array(resized), scale

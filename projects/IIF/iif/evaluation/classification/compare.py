@@ -172,7 +172,7 @@ def compare_classifications(
         runs.append(ClassificationRun(name, str(path), summary, predictions))
     for one, other in combinations(runs, 2):
         _refuse_differences(one, other)
-        notes += _pair_notes(one, other)
+    notes += _notes(runs)
     loaded = [run.predictions for run in runs if run.predictions is not None]
     drawn = None
     if bootstrap and len(loaded) == len(runs):
@@ -238,18 +238,23 @@ def _refuse_differences(one: ClassificationRun, other: ClassificationRun) -> Non
         check(f"the group of class {x.name!r}", x.group, y.group, remedy)
 
 
-def _pair_notes(one: ClassificationRun, other: ClassificationRun) -> list[str]:
-    a, b = one.summary, other.summary
-    notes = []
-    if a.training.sha256 != b.training.sha256:
-        notes.append(
-            f"{one.name} and {other.name} were trained on different numbers of images "
-            f"({a.training.num_images:,} and {b.training.num_images:,}); counts shown are those "
-            f"of {one.name}."
-        )
-    if a.predictions and b.predictions and a.predictions.sha256 == b.predictions.sha256:
-        notes.append(f"{one.name} and {other.name} have the same predictions.")
-    return notes
+def _notes(runs: Sequence[ClassificationRun]) -> list[str]:
+    """Return a note for each other training set than the baseline's, and for equal predictions."""
+    baseline, *later = runs
+    training = baseline.summary.training
+    notes = [
+        f"{baseline.name} and {run.name} were trained on different numbers of images "
+        f"({training.num_images:,} and {run.summary.training.num_images:,}); counts shown are "
+        f"those of {baseline.name}."
+        for run in later
+        if run.summary.training.sha256 != training.sha256
+    ]
+    files = [(run.name, run.summary.predictions) for run in runs]
+    return notes + [
+        f"{a} and {b} have the same predictions."
+        for (a, one), (b, other) in combinations(files, 2)
+        if one and other and one.sha256 == other.sha256
+    ]
 
 
 def _row(
@@ -264,7 +269,8 @@ def _row(
     if drawn is not None and metric in MEASURES:
         column = drawn[:, :, MEASURES.index(metric)]
         intervals = [_interval(run) for run in column]
-        difference_intervals = [_interval(run - column[0]) for run in column[1:]]
+        # Rounded: equal sums that differ in their last bits are no difference.
+        difference_intervals = [_interval((run - column[0]).round(9)) for run in column[1:]]
     differences = [None if first is None or v is None else v - first for v in later]
     return MeasureRow(metric, values, intervals, differences, difference_intervals)
 

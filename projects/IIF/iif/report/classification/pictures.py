@@ -21,9 +21,9 @@ SIDE = 160
 MAX_BYTES = 12 * 1024
 
 CHANGES = {
-    "fixed": "corrected: only the baseline errs",
-    "broken": "lost: the baseline is right",
-    "kept": "kept: every run errs",
+    "fixed": "corrected: wrong in the baseline",
+    "broken": "lost: right in the baseline",
+    "kept": "kept: wrong in every run",
     "": "",
 }
 
@@ -37,8 +37,8 @@ class Example:
         jpeg: the thumbnail.
         label, group: its true class, and that class's group.
         predicted: (runs,) name, probability in percent, whether it is right.
-        change: "fixed" (the baseline errs, a later run does not), "broken" (the reverse), "kept",
-            or "" with a single run.
+        change: "fixed" (the baseline wrong, a later run right), "broken" (the baseline is right),
+            "kept" (all are wrong), or "" with a single run.
     """
 
     image: str

@@ -181,12 +181,24 @@ def confusion_rows(comparison: ClassificationComparison) -> list[dict[str, Any]]
 
 
 def setting_rows(comparison: ClassificationComparison) -> list[dict[str, Any]]:
-    """Return every recorded setting of the runs, those that differ first."""
+    """Return every recorded setting of the runs, those that differ first.
+
+    A method's options are under its name; a run of another method has none of them, though its
+    configuration may list their defaults.
+    """
+    methods = [run.summary.method or {} for run in comparison.runs]
+    names = {method.get("name") for method in methods}
     flat = []
-    for run in comparison.runs:
-        method, config = run.summary.method or {}, run.summary.config or {}
-        options = {"method": method.get("name"), **_flat(method.get("options") or {}, "method.")}
-        flat.append({key: _text(v) for key, v in {**options, **_flat(config, "")}.items()})
+    for run, method in zip(comparison.runs, methods, strict=True):
+        own = method.get("name")
+        config = {
+            key: value
+            for key, value in (run.summary.config or {}).items()
+            if key not in names - {own} or not isinstance(value, Mapping)
+        }
+        options = _flat(method.get("options") or {}, f"{own}.")
+        settings = {"method": own, **options, **_flat(config, "")}
+        flat.append({key: _text(value) for key, value in settings.items()})
     rows = []
     for key in dict.fromkeys(key for settings in flat for key in settings):
         values = [settings.get(key, "-") for settings in flat]
