@@ -35,6 +35,11 @@ def test_shipped_configurations(name):
     assert second.epochs < config.epochs
 
 
+def test_none_is_left_out():
+    files = [p for p in CONFIGS.glob("*.yaml") if "\ndata: " in p.read_text()]
+    assert sorted(path.stem for path in files) == sorted(SHIPPED)
+
+
 def test_the_papers_table():
     cifar = read_config(CONFIGS / "cifar100_lt.yaml")
     assert (cifar.images_per_batch, cifar.epochs, cifar.base_lr) == (64, 400, 0.1)
