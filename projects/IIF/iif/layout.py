@@ -26,7 +26,7 @@ INFERENCE_TTA = "inference_TTA"  # with test-time augmentation; the name is Dete
 RESULTS = "lvis_instances_results.json"
 SUMMARY = "eval_summary.json"
 MATCHES = "eval_matches.npz"
-PREDICTIONS = "predictions.npz"  # of an image classifier
+CLASS_PREDICTIONS = "predictions.npz"  # of an image classifier
 
 # Of a comparison; its tables are comparison.txt, .md, .json and .csv.
 COMPARISON = "comparison"
