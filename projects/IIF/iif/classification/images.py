@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +147,7 @@ def find_files(names: Sequence[str], root: str | os.PathLike[str], source: str) 
 def refuse_shared(train: ImageSet, test: ImageSet, source: str) -> None:
     """Raise InputError where an image is in a set twice, or a test image in the training set."""
     for images, what in ((train, "training"), (test, "test")):
-        seen: set[str] = set()
-        twice = [name for name in _places(images) if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+        twice = [name for name, times in Counter(_places(images)).items() if times > 1]
         refuse(twice, source, f"{what} images are listed twice", "list each image once")
     trained = set(_places(train))
     shared = [name for name in _places(test) if name in trained]

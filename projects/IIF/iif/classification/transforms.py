@@ -59,11 +59,12 @@ def training_transform(config: ClassifyConfig) -> Any:
     """Return what makes a training image (3, S, S) float32 of a PIL image."""
     steps: list[Any] = []
     if config.crop == "padded":
-        steps += [*_resize(config), v2.RandomCrop(config.image_size, config.image_size // 8)]
+        padding = config.image_size // 8
+        steps += [_Fit(config.image_size), v2.RandomCrop(config.image_size, padding)]
     elif config.crop == "random_resized":
         steps.append(v2.RandomResizedCrop(config.image_size, antialias=True))
     else:
-        steps += _resize(config)
+        steps.append(_Fit(config.image_size))
     if config.flip:
         steps.append(v2.RandomHorizontalFlip())
     if config.policy is not None:
@@ -77,13 +78,9 @@ def training_transform(config: ClassifyConfig) -> Any:
 def evaluation_transform(config: ClassifyConfig) -> Any:
     """Return what makes a test image (3, S, S) float32 of a PIL image."""
     if config.crop != "random_resized":
-        return v2.Compose([*_resize(config), *_to_tensor(config)])
+        return v2.Compose([_Fit(config.image_size), *_to_tensor(config)])
     resize = v2.Resize(round(_MARGIN * config.image_size), antialias=True)
     return v2.Compose([resize, v2.CenterCrop(config.image_size), *_to_tensor(config)])
-
-
-def _resize(config: ClassifyConfig) -> list[Any]:
-    return [_Fit(config.image_size)]
 
 
 class _Fit(nn.Module):
