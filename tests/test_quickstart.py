@@ -121,7 +121,7 @@ class TestEngine:
         def stop(folder, marker):
             raise InputError(f"chose {marker['engine']}")
 
-        monkeypatch.setattr("iif.demo.quickstart._begin", stop)
+        monkeypatch.setattr("iif.demo.quickstart.begin", stop)
 
     def test_auto_takes_torchvision_without_detectron2_and_says_why(
         self, missing, tmp_path, capsys

@@ -16,6 +16,7 @@ FLOORS = (
     ("errors", "layout", "nms", "mask_logits", "progress", "threads"),
     ("outputs",),
     ("files", "locking"),
+    ("distributed",),
     ("data",),
     ("statistics",),
     ("methods", "evaluation"),

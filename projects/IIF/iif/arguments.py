@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from iif import commands, layout
+from iif.classification.commands import is_classifier
 from iif.errors import InputError
 from iif.outputs import check_output, refuse_input
 
@@ -71,6 +72,11 @@ def model_files(path: Path, args: argparse.Namespace) -> list[Path]:
     folder = path if path.is_dir() else path.parent
     names = (layout.CONFIG_YAML, layout.CONFIG_JSON, layout.STATISTICS, layout.LAST_CHECKPOINT)
     return [path, *(folder / name for name in names), *folder.glob(layout.CHECKPOINTS)]
+
+
+def settings_or_run(path: Path, args: argparse.Namespace) -> list[Path]:
+    """Return what is read of a file of settings, or of a classifier's run in their place."""
+    return model_files(path, args) if args.second_stage or args.eval_only else [path]
 
 
 def evaluation_files(path: Path, args: argparse.Namespace) -> list[Path]:
@@ -201,7 +207,7 @@ PLAIN_MODEL = (
         "--run",
         metavar="DIR",
         reads=model_files,
-        help="torchvision: the plain run's output folder, or checkpoint",
+        help="torchvision or a classifier: the plain run's output folder, or checkpoint",
     ),
     arg("--json", metavar="FILE", reads=itself, help="torchvision: its training annotations"),
     arg("--images", metavar="DIR", help="torchvision: the folder of its training images"),
@@ -221,7 +227,9 @@ def check_plain_model(args: argparse.Namespace) -> None:
         raise InputError(
             "--run is a torchvision model, --config-file and --weights a Detectron2 one"
         )
-    if args.run is not None and (args.json is None or args.images is None):
+    if args.run is None or is_classifier(args.run):
+        return
+    if args.json is None or args.images is None:
         raise InputError("--run needs --json and --images: its training data")
 
 
@@ -262,3 +270,9 @@ def check_train(args: argparse.Namespace) -> None:
         raise InputError("--run is the model that --eval-only evaluates")
     if not args.eval_only and args.json is None:
         raise InputError("--json is missing: the annotations to train on")
+
+
+def check_classify(args: argparse.Namespace) -> None:
+    """Refuse to train and to test alone at once."""
+    if args.eval_only and (args.second_stage or args.resume):
+        raise InputError("--eval-only tests a run; leave --second-stage and --resume out")

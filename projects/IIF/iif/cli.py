@@ -31,6 +31,7 @@ from iif.arguments import (
     Argument,
     arg,
     cap,
+    check_classify,
     check_outputs,
     check_plain_model,
     check_report,
@@ -42,8 +43,11 @@ from iif.arguments import (
     itself,
     model_files,
     output,
+    settings_or_run,
     unless_own,
 )
+from iif.classification.commands import classify
+from iif.demo.commands import openmoji, openmoji_crops
 from iif.errors import InputError
 from iif.files import os_error_text
 from iif.outputs import protect
@@ -178,7 +182,7 @@ _command(
 )
 _command(
     "openmoji",
-    commands.openmoji,
+    openmoji,
     arg("out_dir", metavar="OUT_DIR", writes=(), help="the folder to make"),
     *(
         arg(f"--{name}", type=count, default=default, help=f"{text} (default %(default)s)")
@@ -192,6 +196,22 @@ _command(
     ),
     arg("--workers", type=count, help="processes (default: one per core)"),
     arg("--overwrite", action="store_true", help="replace a data set made with other arguments"),
+)
+_command(
+    "openmoji-crops",
+    openmoji_crops,
+    arg("out_dir", metavar="OUT_DIR", writes=(), help="the folder to make"),
+    *(
+        arg(f"--{name}", type=kind, default=default, help=f"{text} (default %(default)s)")
+        for name, kind, default, text in (
+            ("categories", count, 100, "number of kinds"),
+            ("largest", count, 200, "training images of the first kind"),
+            ("imbalance-factor", float, 100.0, "of the first kind's images to the last one's"),
+            ("test", count, 20, "test images of each kind"),
+            ("image-size", count, 32, "height and width in pixels"),
+            ("seed", count, 0, "of everything random"),
+        )
+    ),
 )
 _command(
     "evaluate",
@@ -403,6 +423,29 @@ _command(
     after_interrupt="go on from the last checkpoint with --resume",
 )
 _command(
+    "classify",
+    classify,
+    arg(
+        "config",
+        metavar="CONFIG",
+        reads=settings_or_run,
+        help="settings in YAML; of --second-stage and --eval-only a run's output folder, or "
+        "checkpoint",
+    ),
+    output("DIR", (), "the folder to write to"),
+    arg(
+        "--second-stage",
+        action="store_true",
+        help="train the classifier of a run alone, under the settings of its second_stage",
+    ),
+    arg("--eval-only", action="store_true", help="test a run, a plain one post-hoc as well"),
+    arg("--resume", action="store_true", help="go on from the last checkpoint in --output"),
+    arg("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)"),
+    arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/classification.md"),
+    check=check_classify,
+    after_interrupt="go on from the last checkpoint with --resume",
+)
+_command(
     "predict",
     commands.predict,
     arg(
@@ -427,10 +470,16 @@ _command(
     "quickstart",
     commands.quickstart,
     arg(
+        "--task",
+        choices=("detection", "classification"),
+        default="detection",
+        help="instance segmentation or image classification (default %(default)s)",
+    ),
+    arg(
         "--engine",
         choices=("auto", "detectron2", "torchvision"),
         default="auto",
-        help="default: Detectron2 where it is installed, torchvision otherwise",
+        help="of detection; default: Detectron2 where it is installed, torchvision otherwise",
     ),
     arg(
         "--out",

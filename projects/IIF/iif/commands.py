@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iif import layout
+from iif.classification.commands import classifier_moments, is_classifier, tune_classifier
 from iif.errors import InputError
 from iif.evaluating import compare_seeds, training_statistics
 
@@ -58,32 +59,6 @@ def methods(args: Namespace) -> None:
 
     found = all_facts()
     print(json_text({"methods": found}) if args.json else methods_text(found))
-
-
-def openmoji(args: Namespace) -> None:
-    """Make a small long-tailed data set.
-
-    Lays OpenMoji's drawings on textured backgrounds and annotates them as LVIS v1 does: long-tailed
-    training, balanced validation, federated. The same arguments make the same files. A data set
-    of the same arguments that is already there is kept. The images have the licence of the
-    drawings, CC BY-SA 4.0.
-    """
-    from iif.demo.openmoji import TRAIN_JSON, VAL_JSON, make_openmoji, read_groups
-    from iif.demo.plan import OpenMojiSettings
-
-    settings = OpenMojiSettings(
-        categories=args.categories,
-        train=args.train,
-        val=args.val,
-        image_size=args.image_size,
-        seed=args.seed,
-    )
-    folder = make_openmoji(args.out_dir, settings, workers=args.workers, overwrite=args.overwrite)
-    groups = read_groups(folder)
-    few = "" if all(groups.values()) else " (too few training images or categories for all three)"
-    print(f"Categories: {groups['r']} rare, {groups['c']} common, {groups['f']} frequent{few}")
-    print(f"Training annotations: {folder / TRAIN_JSON}")
-    print(f"Validation annotations: {folder / VAL_JSON}")
 
 
 def compare(args: Namespace) -> None:
@@ -281,8 +256,15 @@ def quickstart(args: Namespace) -> None:
     """Run every step on a small data set: train, evaluate, compare, report.
 
     Makes the OpenMoji data set, trains the baseline and IIF on two CPU cores in minutes, evaluates
-    and compares them, draws false positives and writes the report.
+    and compares them, draws false positives and writes the report; for detection or, with crops of
+    the drawings, for classification.
     """
+    if args.task == "classification":
+        from iif.demo.classification import quickstart as classify
+
+        _require_torchvision()
+        classify(args.out, seed=args.seed)
+        return
     from iif.demo.quickstart import quickstart
 
     quickstart(args.out, engine=args.engine, seed=args.seed)
@@ -316,6 +298,8 @@ def moments(args: Namespace) -> None:
 
         cfg = load_config(args.config_file, args.opts)
         found = gather_moments(cfg, args.weights, args.output, **settings)
+    elif is_classifier(args.run):
+        found = classifier_moments(args, settings)
     else:
         _require_torchvision()
         from iif.tv.moments import gather_moments as gather
@@ -367,19 +351,23 @@ def find_model(args: Namespace) -> None:
     """Take the model of a checkpoint's path alone, by the configuration that lies beside it."""
     path = Path(args.all)
     folder = path if path.is_dir() else path.parent
-    if (folder / layout.CONFIG_JSON).is_file():
+    if (folder / layout.CONFIG_JSON).is_file() or is_classifier(args.all):
         args.run = args.run or args.all
         return
     if not (folder / layout.CONFIG_YAML).is_file():
         raise InputError(
             f"{path}: neither {layout.CONFIG_YAML} (Detectron2) nor {layout.CONFIG_JSON} "
-            "(torchvision) lies beside it: name the configuration too"
+            f"(torchvision) nor {layout.CLASSIFICATION_JSON} (a classifier) lies beside it: name "
+            "the configuration too"
         )
     args.config_file = args.config_file or str(folder / layout.CONFIG_YAML)
     args.weights = args.weights or str(folder / layout.FINAL_CHECKPOINT if path.is_dir() else path)
 
 
 def _tune_all(args: Namespace) -> None:
+    if args.run is not None and is_classifier(args.run):
+        tune_classifier(args)
+        return
     from iif.report.tuning import trials_text
 
     settings = {

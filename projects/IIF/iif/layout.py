@@ -15,6 +15,7 @@ _TABLES = ("txt", "md", "json", "csv")
 # Of a training run.
 CONFIG_YAML = "config.yaml"  # Detectron2's settings
 CONFIG_JSON = "config.json"  # torchvision's settings
+CLASSIFICATION_JSON = "classification.json"  # a classifier's settings
 STATISTICS = "class_statistics.json"
 LAST_CHECKPOINT = "last_checkpoint"
 FINAL_CHECKPOINT = "model_final.pth"
@@ -30,7 +31,7 @@ INFERENCE_TTA = "inference_TTA"  # with test-time augmentation; the name is Dete
 RESULTS = "lvis_instances_results.json"
 SUMMARY = "eval_summary.json"
 MATCHES = "eval_matches.npz"
-PREDICTIONS = "predictions.npz"  # of an image classifier
+CLASS_PREDICTIONS = "predictions.npz"  # of an image classifier
 
 # Of a comparison; its tables are comparison.txt, .md, .json and .csv.
 COMPARISON = "comparison"

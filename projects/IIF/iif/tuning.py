@@ -74,7 +74,10 @@ class Source:
 
 
 def candidates(
-    statistics: ClassStatistics, options: Mapping[str, Mapping[str, Any]]
+    statistics: ClassStatistics,
+    options: Mapping[str, Mapping[str, Any]],
+    *,
+    background: bool = True,
 ) -> tuple[list[Candidate], list[Skipped]]:
     """Return every post-hoc method at every value of its tuned option, the plain model first.
 
@@ -82,6 +85,7 @@ def candidates(
         statistics: of the training set.
         options: by method, its options in the configuration; those that make it post-hoc and the
             tuned one are replaced.
+        background: whether the classifier has a background output.
 
     Returns:
         the candidates, and the methods that cannot run with the reason.
@@ -98,7 +102,7 @@ def candidates(
                 chosen = {**options.get(name, {}), **kind.post_hoc}
                 if kind.tuned_option:
                     chosen[kind.tuned_option] = float(value or 0.0)
-                method = build_method(name, statistics, chosen)
+                method = build_method(name, statistics, chosen, background)
                 setting = Setting(
                     method=name,
                     option=kind.tuned_option,

@@ -84,7 +84,7 @@ def make_openmoji(
     kinds = choose_kinds(settings.categories)
     font.font_path()  # checks it
     plans = plan_images(settings, [kind.family for kind in kinds])
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         for split in ("train", "val"):
             (folder / split).mkdir()
         bar = progress(
@@ -305,7 +305,7 @@ def _holds_the_same(target: Path, settings: OpenMojiSettings, overwrite: bool) -
 
 
 @contextlib.contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Iterator[Path]:
     """Yield a temporary folder and rename it to ``target`` when the block succeeds."""
     target = target.absolute()
     target.parent.mkdir(parents=True, exist_ok=True)

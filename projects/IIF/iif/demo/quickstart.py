@@ -92,17 +92,17 @@ def quickstart(
     demo = dataclasses.replace(demo, data=dataclasses.replace(demo.data, seed=seed))
     chosen, why = _choose_engine(engine, _begun_with(folder))
     print(f"Engine: {chosen} ({why})", flush=True)
-    _begin(folder, {"engine": chosen, "seed": seed, **_settings(chosen, demo)})
+    begin(folder, {"engine": chosen, "seed": seed, **_settings(chosen, demo)})
 
     with folder_lock(folder):
         data, size = folder / "openmoji", demo.data
         what = f"{size.categories} kinds of thing, {size.train} + {size.val} images"
-        with _step(1, f"data set: {what}"):
+        with step(1, f"data set: {what}"):
             make_openmoji(data, size)
-        with _step(2, "weights: table and plot"):
+        with step(2, "weights: table and plot"):
             _write_weights(folder, data)
         what = f"{' and '.join(NAMES.values())}: training and evaluation"
-        with _step(3, f"{what}, side by side (some minutes)"):
+        with step(3, f"{what}, side by side (some minutes)"):
             _train_runs(chosen, demo, data, folder)
         return _compare(folder, data, chosen)
 
@@ -170,7 +170,7 @@ def _begun_with(folder: Path) -> str | None:
     return engine if engine in ENGINES else None
 
 
-def _begin(folder: Path, settings: dict[str, Any]) -> None:
+def begin(folder: Path, settings: dict[str, Any]) -> None:
     """Mark the folder as this quickstart's, or refuse it."""
     marker = {"format": _FORMAT, **settings}
     found = _read_marker(folder)
@@ -192,8 +192,9 @@ def _begin(folder: Path, settings: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _step(number: int, what: str) -> Iterator[None]:
-    print(f"[{number}/6] {what}", flush=True)
+def step(number: int, what: str, of: int = 6) -> Iterator[None]:
+    """Print what a step of the quickstart does, and how long the block took."""
+    print(f"[{number}/{of}] {what}", flush=True)
     start = time.monotonic()
     yield
     minutes, seconds = divmod(round(time.monotonic() - start), 60)
@@ -363,10 +364,10 @@ def _compare(folder: Path, data: Path, engine: str) -> Path:
     from iif.report.text import comparison_text, save_false_positives
 
     tables, report = folder / layout.FALSE_POSITIVES, folder / layout.REPORT
-    with _step(4, "comparison"):
+    with step(4, "comparison"):
         comparison = compare([folder / run for run in RUNS], names=list(NAMES.values()))
         pipelines.save_comparison(comparison, folder / layout.COMPARISON)
-    with _step(5, "false positives"):
+    with step(5, "false positives"):
         analysed = pipelines.analyse_compared(data / VAL_JSON, comparison)
         gt, runs, analysis = analysed.gt, analysed.runs, analysed.analysis
         save_false_positives(analysis, tables)
@@ -374,7 +375,7 @@ def _compare(folder: Path, data: Path, engine: str) -> Path:
         draw_panel = importlib.import_module(_DRAWERS[engine]).draw_panel
         pictures = tables / layout.VISUALIZER
         pipelines.save_pictures(analysed, scenes, find_images(gt, data), pictures, draw_panel)
-    with _step(6, "report"):
+    with step(6, "report"):
         write_report(pipelines.make_report(comparison, analysed, images=data), report)
     print(f"\n{comparison_text(comparison)}\n")
     print(f"Weights:         {folder / layout.WEIGHTS_CSV}, {folder / layout.WEIGHTS_PLOT}")

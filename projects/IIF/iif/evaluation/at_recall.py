@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from iif.evaluation.bootstrap import percentile_interval
 from iif.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
+from iif.progress import progress
 
 if TYPE_CHECKING:
     from iif.evaluation.false_positives import FalsePositiveAnalysis
@@ -115,7 +115,7 @@ def recall_rows(
     threads = os.cpu_count() or 1
     with (
         ThreadPoolExecutor(threads) as pool,
-        tqdm(total=replicates, desc="Bootstrap at recall", disable=None) as bar,
+        progress(total=replicates, desc="Bootstrap at recall") as bar,
     ):
         for start in range(0, replicates, 4 * threads):
             batch = range(start, min(start + 4 * threads, replicates))

@@ -15,12 +15,12 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
-from tqdm import tqdm
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections
 from iif.evaluation.matching import IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
 from iif.evaluation.overlaps import Overlaps, find_overlaps
+from iif.progress import progress
 
 # d as a share of the image's diagonal.
 DILATION_RATIO = 0.02
@@ -77,7 +77,7 @@ def _lower(gt: Annotations, detections: Detections, overlaps: Overlaps) -> NDArr
     boundaries: dict[int, _Window] = {}
     image = -1
     order = wanted[np.argsort(detections.image[entry_of[wanted]], kind="stable")]
-    for entry in tqdm(order, desc="boundary IoU", unit="pair", delay=1, disable=None):
+    for entry in progress(order, desc="boundary IoU", unit="pair", delay=1):
         d, g = int(entry_of[entry]), int(overlaps.gt[entry])
         if detections.image[d] != image:
             image = detections.image[d]

@@ -49,9 +49,12 @@ class Fracal(Affine):
             InputError: a class was never seen, or where its boxes lie is not known.
         """
         if statistics.fractal_dimension is None:
+            remedy = "count one annotation file with boxes and image sizes"
+            if not background:
+                remedy = "take another method for image classification, which has no boxes"
             raise InputError(
                 f"{statistics.source}: method {self.name} needs the fractal dimension of where "
-                "each class's boxes lie; count one annotation file with boxes and image sizes"
+                f"each class's boxes lie; {remedy}"
             )
         counts = image_counts(statistics, options.zero_count)
         dimension = torch.from_numpy(statistics.fractal_dimension.copy())

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from iif.augmentation import HeldOutLoss
 from iif.data.annotations import Annotations
 from iif.data.split import held_out_images
+from iif.distributed import rank, world_size
 from iif.errors import InputError
 from iif.progress import progress
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionTargets
-from iif.tv.distributed import rank, world_size
 
 
 def iterations_per_epoch(data: DetectionTargets, config: TrainConfig) -> int:

@@ -18,9 +18,9 @@ from iif.data.annotation_file import read_annotation_file
 from iif.data.annotations import Annotations
 from iif.data.images import find_images, read_image
 from iif.data.trainable import trainable
+from iif.distributed import rank, world_size
 from iif.errors import InputError
 from iif.tv.config import TrainConfig
-from iif.tv.distributed import rank, world_size
 from iif.tv.sampling import batches, image_stream, repeat_factors
 
 T = TypeVar("T")

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from iif import layout
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import write_results
+from iif.distributed import gather, lock_output, pick_device, process_group, rank, world_size
 from iif.errors import InputError
 from iif.progress import progress
 from iif.statistics import ClassStatistics
 from iif.tv import checkpoint
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages, image_loader
-from iif.tv.distributed import gather, lock_output, pick_device, process_group, rank, world_size
 from iif.tv.log import log_file, logger
 from iif.tv.model import has_masks, method_of
 

@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from iif import layout
+from iif.distributed import rank
 from iif.errors import InputError
 from iif.files import atomic_write
 from iif.progress import progress
-from iif.tv.distributed import rank
 
 T = TypeVar("T")
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from iif.data.annotations import load_annotations
+from iif.distributed import pick_device
 from iif.errors import InputError
 from iif.files import sha256_file
 from iif.methods.moments import Moments, RunningMoments
 from iif.progress import progress
 from iif.tv import checkpoint
 from iif.tv.dataset import DetectionTargets, training_batches
-from iif.tv.distributed import pick_device
 from iif.tv.inference import check_classes
 from iif.tv.model import drop_masks, method_of
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from iif.distributed import pick_device
 from iif.tv import checkpoint
-from iif.tv.distributed import pick_device
 from iif.tv.drawing import draw_panel
 from iif.tv.inference import detections_to_results
 from iif.tv.model import method_of

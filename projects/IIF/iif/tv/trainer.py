@@ -13,14 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from iif import layout
 from iif.data.annotations import load_annotations
-from iif.errors import InputError
-from iif.files import versions, write_json
-from iif.statistics import ClassStatistics
-from iif.tv import checkpoint
-from iif.tv.augmentation import Adaptation, iterations_per_epoch
-from iif.tv.config import TrainConfig
-from iif.tv.dataset import DetectionImages, DetectionTargets, Target, training_batches
-from iif.tv.distributed import (
+from iif.distributed import (
     lock_output,
     pick_device,
     process_group,
@@ -28,6 +21,13 @@ from iif.tv.distributed import (
     share_buffers,
     world_size,
 )
+from iif.errors import InputError
+from iif.files import versions, write_json
+from iif.statistics import ClassStatistics
+from iif.tv import checkpoint
+from iif.tv.augmentation import Adaptation, iterations_per_epoch
+from iif.tv.config import TrainConfig
+from iif.tv.dataset import DetectionImages, DetectionTargets, Target, training_batches
 from iif.tv.inference import check_classes, evaluate_model
 from iif.tv.log import TrainingLog, log_file, logger
 from iif.tv.model import augmentation_of, build_model

@@ -15,6 +15,7 @@ import torch
 
 from iif import layout
 from iif.data.annotations import Annotations, load_annotations
+from iif.distributed import lock_output, pick_device
 from iif.errors import InputError
 from iif.evaluation.operating_points import check_recall
 from iif.evaluation.summary_file import read_summary
@@ -37,7 +38,6 @@ from iif.tuning import (
 from iif.tv import checkpoint
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages
-from iif.tv.distributed import lock_output, pick_device
 from iif.tv.inference import check_classes, predict, test_settings
 from iif.tv.model import has_masks
 from iif.tv.moments import refuse_trained_method

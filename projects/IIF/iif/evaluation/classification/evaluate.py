@@ -136,7 +136,7 @@ def write_evaluation(
     summary = evaluate_predictions(
         predictions, statistics, dataset_name=dataset_name, method=method, config=config
     )
-    path = Path(folder, layout.PREDICTIONS)
+    path = Path(folder, layout.CLASS_PREDICTIONS)
     predictions.save(path)
     summary.predictions = PredictionFile(path.name, sha256_file(path))
     write_classification_summary(path.with_name(layout.SUMMARY), summary)
