@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -198,6 +199,16 @@ def test_metrics_are_cut_where_the_training_goes_on(tmp_path):
     path.write_text(lines[0] + '\n{"iterat' + lines[1] + "\n")
     drop_metrics(path, 50)
     assert path.read_text() == lines[0] + "\n"
+
+
+def test_a_slow_iteration_is_logged(data, tmp_path, monkeypatch):
+    short = ("SOLVER.MAX_ITER", "3", "DATASETS.TEST", "()")
+    for silence, expected in ((0.0, ["0", "1", "2"]), (1e9, ["2"])):
+        monkeypatch.setattr("iif.d2.hooks.SILENCE", silence)
+        assert train(data, tmp_path / str(silence), *short) == 0
+        log = (tmp_path / str(silence) / "log.txt").read_text()
+        told = re.findall(r" iter: (\d+) .*total_loss", log)
+        assert list(dict.fromkeys(told)) == expected
 
 
 class Killed(BaseException):
