@@ -297,7 +297,7 @@ class TestRuns:
         both = ["--num-gpus", "2", "--dist-url", "auto"]
         command = [sys.executable, str(ROOT / "train_net.py"), "--resume", *both]
         command += ["--config-file", str(data / "config.yaml")]
-        batch = ["SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "1"]
+        batch = ["SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0"]
         for folder, iterations in (("whole", 5), ("parts", 3), ("parts", 5)):
             done = subprocess.run(
                 [
