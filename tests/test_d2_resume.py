@@ -298,12 +298,14 @@ class TestRuns:
         command = [sys.executable, str(ROOT / "train_net.py"), "--resume", *both]
         command += ["--config-file", str(data / "config.yaml")]
         batch = ["SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0"]
+        # Rates that do not depend on MAX_ITER.
+        rates = ["SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.WARMUP_ITERS", "0"]
         for folder, iterations in (("whole", 5), ("parts", 3), ("parts", 5)):
             done = subprocess.run(
                 [
                     *command,
                     *("OUTPUT_DIR", str(tmp_path / folder), "SOLVER.MAX_ITER", str(iterations)),
-                    *("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", *batch),
+                    *(*rates, *batch),
                 ],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 capture_output=True,
