@@ -106,7 +106,7 @@ def test_a_test_image_that_cannot_be_read(config_file, broken, tmp_path, capfd):
 def test_an_image_that_one_of_two_processes_cannot_read(config_file, broken, tmp_path):
     custom, folder = broken
     (path,) = break_images(folder, "train")
-    options = ("DATASETS.CUSTOM", custom, "DATALOADER.NUM_WORKERS", 1)
+    options = ("DATASETS.CUSTOM", custom)
     done = two_processes(command(config_file, tmp_path / "out", *options, processes=2))
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = errors(done)

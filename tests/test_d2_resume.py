@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,16 @@ def test_metrics_are_cut_where_the_training_goes_on(tmp_path):
     assert path.read_text() == lines[0] + "\n"
 
 
+def test_a_slow_iteration_is_logged(data, tmp_path, monkeypatch):
+    short = ("SOLVER.MAX_ITER", "3", "DATASETS.TEST", "()")
+    for silence, expected in ((0.0, ["0", "1", "2"]), (1e9, ["2"])):
+        monkeypatch.setattr("iif.d2.hooks.SILENCE", silence)
+        assert train(data, tmp_path / str(silence), *short) == 0
+        log = (tmp_path / str(silence) / "log.txt").read_text()
+        told = re.findall(r" iter: (\d+) .*total_loss", log)
+        assert list(dict.fromkeys(told)) == expected
+
+
 class Killed(BaseException):
     """Ends a run as a signal does: nothing of the package catches it."""
 
@@ -286,13 +297,15 @@ class TestRuns:
         both = ["--num-gpus", "2", "--dist-url", "auto"]
         command = [sys.executable, str(ROOT / "train_net.py"), "--resume", *both]
         command += ["--config-file", str(data / "config.yaml")]
-        batch = ["SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "1"]
+        batch = ["SOLVER.IMS_PER_BATCH", "4", "DATALOADER.NUM_WORKERS", "0"]
+        # Rates that do not depend on MAX_ITER.
+        rates = ["SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", "SOLVER.WARMUP_ITERS", "0"]
         for folder, iterations in (("whole", 5), ("parts", 3), ("parts", 5)):
             done = subprocess.run(
                 [
                     *command,
                     *("OUTPUT_DIR", str(tmp_path / folder), "SOLVER.MAX_ITER", str(iterations)),
-                    *("SOLVER.LR_SCHEDULER_NAME", "WarmupMultiStepLR", *batch),
+                    *(*rates, *batch),
                 ],
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
                 capture_output=True,

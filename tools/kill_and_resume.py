@@ -249,6 +249,7 @@ class Experiment:
         if process.exitcode or first is None:
             raise SystemExit(f"the unbroken run failed; see {self.log}")
         self._first, self._saving = first, saving
+        self._iteration = (self._unbroken - first) / self.iterations
         began = time.monotonic()
         if self._finish(self.whole):
             raise SystemExit(f"the resumed end of the unbroken run failed; see {self.log}")
@@ -298,8 +299,8 @@ class Experiment:
         while process.is_alive() and self._stamp() == before:
             time.sleep(0.01)
         if phase == "training":
-            return self._random.uniform(0, 2 * self._first)
-        for _ in range(self._random.randint(1, 2)):
+            return self._random.uniform(0, 2 * self._first + 10 * self._iteration)
+        for _ in range(self._random.randint(1, 3)):
             while process.is_alive() and not any(self.killed.glob(LEFTOVERS)):
                 time.sleep(0.002)
             seen, moment = time.monotonic(), self._random.uniform(0, self._saving)
