@@ -9,25 +9,23 @@ import pytest
 
 import iif
 from helpers_compare import make_gt, make_results, write
-from iif.cli import _COMMANDS, _REMEDIES, build_parser, main
+from iif.cli import _REMEDIES, COMMANDS, build_parser, main
 
 PACKAGE = Path(iif.__file__).parent
 
 
-@pytest.mark.parametrize("command", _COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as done:
         build_parser().parse_args([command, "--help"])
     assert done.value.code == 0
     shown = capsys.readouterr().out
     assert f"usage: iif {command}" in shown
-    assert " ".join(_COMMANDS[command].run.__doc__.split("\n")[0].split()) in " ".join(
-        shown.split()
-    )
+    assert " ".join(COMMANDS[command].run.__doc__.split("\n")[0].split()) in " ".join(shown.split())
 
 
 def test_the_flag_of_a_remedy_is_one_of_a_command() -> None:
-    flags = {f for command in _COMMANDS.values() for a in command.arguments for f in a.flags}
+    flags = {f for command in COMMANDS.values() for a in command.arguments for f in a.flags}
     assert set(_REMEDIES.values()) <= flags
 
 

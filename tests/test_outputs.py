@@ -19,8 +19,8 @@ import pytest
 
 from helpers_compare import make_gt, make_results, write
 from iif import layout
-from iif.arguments import Argument, check_outputs, inputs_of
-from iif.cli import _COMMANDS, main
+from iif.cli import COMMANDS, main
+from iif.commands.arguments import Argument, check_outputs, inputs_of
 from iif.errors import InputError
 from iif.evaluation import evaluate
 from iif.files import atomic_write
@@ -85,7 +85,7 @@ def dest(argument: Argument) -> str:
 def test_no_output_of_any_command_may_be_one_of_its_inputs(tmp_path: Path) -> None:
     """Every pair of a file that a command reads and a file that it writes."""
     pairs = 0
-    for command in _COMMANDS.values():
+    for command in COMMANDS.values():
         reads = [a for a in command.arguments if a.reads is not None]
         writes = [(a, name) for a in command.arguments for name in a.writes or ()]
         for source, (target, name) in itertools.product(reads, writes):
@@ -113,7 +113,7 @@ def test_every_path_says_whether_it_is_read_or_written() -> None:
     """A new argument that names a file or a folder must say so, or nothing guards it."""
     images = {"--images", "--val-images"}  # no command writes images over images
     paths = re.compile(r"FILE|DIR|RUN|CHECKPOINT|^run$")
-    for name, command in _COMMANDS.items():
+    for name, command in COMMANDS.items():
         for argument in command.arguments:
             said = argument.reads is not None or argument.writes is not None
             is_path = bool(paths.search(str(argument.options.get("metavar", ""))))
@@ -293,7 +293,7 @@ STOPPED = (
     "    print('begun', flush=True)\n"
     "    time.sleep(60)\n"
     "name = sys.argv[1]\n"
-    "cli._COMMANDS[name] = cli._COMMANDS[name]._replace(run=wait)\n"
+    "cli.COMMANDS[name] = cli.COMMANDS[name]._replace(run=wait)\n"
     "sys.exit(cli.main(sys.argv[1:]))\n"
 )
 

@@ -25,9 +25,7 @@ FLOORS = (
     ("tuning",),
     ("d2", "tv", "classification"),
     ("demo", "predict"),
-    ("evaluating",),
     ("commands",),
-    ("arguments",),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

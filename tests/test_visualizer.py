@@ -251,7 +251,7 @@ def test_command_draws_pictures_with_either_package(files, monkeypatch, package,
     found = importlib.util.find_spec
     hidden = {"detectron2"} - {package}
     monkeypatch.setattr(
-        "iif.commands.find_spec", lambda name: None if name in hidden else found(name)
+        "iif.commands.showing.find_spec", lambda name: None if name in hidden else found(name)
     )
     assert command(files) == 0
     pictures = sorted((files / "out" / "visualizer").iterdir())

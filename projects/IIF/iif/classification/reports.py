@@ -21,7 +21,7 @@ def runs_of(args: Namespace) -> list[str]:
 
 
 def compare(args: Namespace) -> bool:
-    """Do what `iif.commands.compare` does; return False, with nothing done, for detection."""
+    """Compare classifiers for ``iif compare``; return False, with nothing done, for detection."""
     if not are_classifications(runs_of(args)):
         return False
     comparison = _compare(args)
@@ -38,7 +38,7 @@ def compare(args: Namespace) -> bool:
 
 
 def report(args: Namespace) -> bool:
-    """Do what `iif.commands.report` does; return False, with nothing done, for detection."""
+    """Write the page for ``iif report``; return False, with nothing done, for detection."""
     if not are_classifications(runs_of(args)):
         return False
     comparison = _compare(args)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from iif.statistics import ClassStatistics
+
 import argparse
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from iif import commands, layout
-from iif.classification.commands import is_classifier
+from iif import layout
 from iif.errors import InputError
 from iif.outputs import check_output, refuse_input
 
@@ -216,63 +222,20 @@ PLAIN_MODEL = (
 )
 
 
-def check_plain_model(args: argparse.Namespace) -> None:
-    """Refuse no model, two, or one without its training data."""
-    if args.run is None and (args.config_file is None or args.weights is None):
-        raise InputError(
-            "a plain model is missing: give --config-file and --weights (Detectron2) or --run "
-            "(torchvision)"
-        )
-    if args.run is not None and (args.config_file or args.weights):
-        raise InputError(
-            "--run is a torchvision model, --config-file and --weights a Detectron2 one"
-        )
-    if args.run is None or is_classifier(args.run):
-        return
-    if args.json is None or args.images is None:
-        raise InputError("--run needs --json and --images: its training data")
+def training_statistics(args: Namespace) -> ClassStatistics | None:
+    """Return the counts of the training annotations, where they are given."""
+    from iif.statistics import ClassStatistics
+
+    return ClassStatistics.from_json(args.train_json) if args.train_json else None
 
 
-def check_tune(args: argparse.Namespace) -> None:
-    """Refuse a missing model; find that of a checkpoint that is given alone."""
-    if args.all is None:
-        if args.config_file is None or args.weights is None:
-            raise InputError("--config-file and --weights are missing: the model to tune")
-        return
-    if args.values is not None:
-        raise InputError("--all tries the values that each method proposes: leave --values out")
-    if args.all:
-        commands.find_model(args)
-    check_plain_model(args)
+def require_detectron2() -> None:
+    """Refuse a command of Detectron2 where that is not installed."""
+    if find_spec("detectron2") is None:
+        raise InputError("this needs Detectron2, which is not installed: see README.md")
 
 
-def check_report(args: argparse.Namespace) -> None:
-    """Refuse a report without a run, and runs of classification with annotations of detection."""
-    from iif.classification.reports import runs_of
-    from iif.evaluation.classification.compare import are_classifications
-
-    if not runs_of(args):
-        raise InputError(
-            "no run is given: name an eval_summary.json, or an output folder that has one"
-        )
-    if not are_classifications(runs_of(args)):
-        return
-    for flag, value in (("--gt", args.gt), ("--train-json", args.train_json)):
-        if value is not None:
-            raise InputError(f"{flag} is for runs of detection; these are of image classification")
-
-
-def check_train(args: argparse.Namespace) -> None:
-    """Refuse missing training or test annotations."""
-    if args.eval_only and args.val_json is None:
-        raise InputError("--eval-only needs --val-json")
-    if args.run is not None and not args.eval_only:
-        raise InputError("--run is the model that --eval-only evaluates")
-    if not args.eval_only and args.json is None:
-        raise InputError("--json is missing: the annotations to train on")
-
-
-def check_classify(args: argparse.Namespace) -> None:
-    """Refuse to train and to test alone at once."""
-    if args.eval_only and (args.second_stage or args.resume):
-        raise InputError("--eval-only tests a run; leave --second-stage and --resume out")
+def require_torchvision() -> None:
+    """Refuse a command of torchvision where that is not installed."""
+    if find_spec("torchvision") is None:
+        raise InputError("torchvision is not installed: pip install torchvision tensorboard")

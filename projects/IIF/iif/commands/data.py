@@ -1,0 +1,159 @@
+"""Sub-commands about data sets and methods: weights, methods, openmoji, openmoji-crops."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from iif.commands.arguments import FILE, arg, count, itself
+from iif.commands.command import command
+
+
+def weights(args: Namespace) -> None:
+    """Count the classes of an annotation file and write their IIF weights."""
+    from iif.methods.iif import iif_weights
+    from iif.report.weights import format_weights, write_weights_csv
+    from iif.statistics import ClassStatistics
+
+    statistics = ClassStatistics.from_json(args.json)
+    values = iif_weights(
+        statistics,
+        args.variant,
+        args.count_by,
+        zero_count=args.zero_count,
+        nonpositive=args.nonpositive,
+    )
+    print(
+        f"{args.json}: {len(statistics):,} classes, {statistics.num_images:,} images, "
+        f"{statistics.num_instances:,} instances; {args.variant} weights by {args.count_by}\n"
+    )
+    print(format_weights(statistics, values))
+    if args.plot:
+        from iif.report.plots import save_weights_plot
+
+        save_weights_plot(
+            args.plot, statistics, values, variant=args.variant, count_by=args.count_by
+        )
+        print(f"\nPlot: {args.plot}")
+    write_weights_csv(args.csv, statistics, values)
+    print(f"Table: {args.csv}")
+
+
+def methods(args: Namespace) -> None:
+    """List the long-tail methods: phase, needs, options, paper."""
+    from iif.methods.facts import all_facts
+    from iif.report.methods import methods_text
+    from iif.report.records import json_text
+
+    found = all_facts()
+    print(json_text({"methods": found}) if args.json else methods_text(found))
+
+
+def openmoji(args: Namespace) -> None:
+    """Make a small long-tailed data set.
+
+    Lays OpenMoji's drawings on textured backgrounds and annotates them as LVIS v1 does: long-tailed
+    training, balanced validation, federated. The same arguments make the same files. A data set
+    of the same arguments that is already there is kept. The images have the licence of the
+    drawings, CC BY-SA 4.0.
+    """
+    from iif.demo.openmoji import TRAIN_JSON, VAL_JSON, make_openmoji, read_groups
+    from iif.demo.plan import OpenMojiSettings
+
+    settings = OpenMojiSettings(
+        categories=args.categories,
+        train=args.train,
+        val=args.val,
+        image_size=args.image_size,
+        seed=args.seed,
+    )
+    folder = make_openmoji(args.out_dir, settings, workers=args.workers, overwrite=args.overwrite)
+    groups = read_groups(folder)
+    few = "" if all(groups.values()) else " (too few training images or categories for all three)"
+    print(f"Categories: {groups['r']} rare, {groups['c']} common, {groups['f']} frequent{few}")
+    print(f"Training annotations: {folder / TRAIN_JSON}")
+    print(f"Validation annotations: {folder / VAL_JSON}")
+
+
+def openmoji_crops(args: Namespace) -> None:
+    """Make a small long-tailed data set for classification.
+
+    Cuts OpenMoji's drawings out of textured backgrounds, as many of each kind as CIFAR-LT's rule
+    says for training and equally many for test. The same arguments make the same images; they have
+    the licence of the drawings, CC BY-SA 4.0.
+    """
+    from iif.demo.openmoji_crops import CropSettings, make_openmoji_crops
+
+    settings = CropSettings(
+        categories=args.categories,
+        largest=args.largest,
+        imbalance_factor=args.imbalance_factor,
+        test=args.test,
+        image_size=args.image_size,
+        seed=args.seed,
+    )
+    folder = make_openmoji_crops(args.out_dir, settings)
+    print(f"Training and test images, a folder for each kind: {folder}")
+
+
+command(
+    "weights",
+    weights,
+    arg("--json", required=True, metavar="FILE", reads=itself, help="training annotations"),
+    # The values are checked where they are defined, which imports torch: too slow for --help.
+    arg(
+        "--variant",
+        default="raw",
+        help="raw, smooth, prob, normit, gombit, base2 or base10 (default %(default)s)",
+    ),
+    arg("--count-by", default="image", help="image or instance (default %(default)s)"),
+    arg(
+        "--zero-count",
+        default="error",
+        help="a class never seen: error, or clamp to count it as seen once (default %(default)s)",
+    ),
+    arg(
+        "--nonpositive",
+        default="error",
+        help="a weight that is not positive: error, or clamp to the smallest positive one",
+    ),
+    arg("--csv", required=True, metavar="FILE", writes=FILE, help="the table to write"),
+    arg("--plot", metavar="FILE", writes=FILE, help="weight over count as PNG, PDF or SVG"),
+)
+command(
+    "methods",
+    methods,
+    arg("--json", action="store_true", help="print JSON"),
+)
+command(
+    "openmoji",
+    openmoji,
+    arg("out_dir", metavar="OUT_DIR", writes=(), help="the folder to make"),
+    *(
+        arg(f"--{name}", type=count, default=default, help=f"{text} (default %(default)s)")
+        for name, default, text in (
+            ("categories", 40, "number of categories"),
+            ("train", 1000, "training images"),
+            ("val", 300, "validation images"),
+            ("image-size", 96, "height and width in pixels"),
+            ("seed", 0, "of everything random"),
+        )
+    ),
+    arg("--workers", type=count, help="processes (default: one per core)"),
+    arg("--overwrite", action="store_true", help="replace a data set made with other arguments"),
+)
+command(
+    "openmoji-crops",
+    openmoji_crops,
+    arg("out_dir", metavar="OUT_DIR", writes=(), help="the folder to make"),
+    *(
+        arg(f"--{name}", type=kind, default=default, help=f"{text} (default %(default)s)")
+        for name, kind, default, text in (
+            ("categories", count, 100, "number of kinds"),
+            ("largest", count, 200, "training images of the first kind"),
+            ("imbalance-factor", float, 100.0, "of the first kind's images to the last one's"),
+            ("test", count, 20, "test images of each kind"),
+            ("image-size", count, 32, "height and width in pixels"),
+            ("seed", count, 0, "of everything random"),
+        )
+    ),
+)
