@@ -299,7 +299,7 @@ class Experiment:
         while process.is_alive() and self._stamp() == before:
             time.sleep(0.01)
         if phase == "training":
-            return self._random.uniform(0, 2 * self._first + 10 * self._iteration)
+            return self._random.uniform(0, self._first + 5 * self._iteration)
         for _ in range(self._random.randint(1, 3)):
             while process.is_alive() and not any(self.killed.glob(LEFTOVERS)):
                 time.sleep(0.002)
