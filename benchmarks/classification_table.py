@@ -147,7 +147,9 @@ def write_table(work: Path, out: Path) -> None:
     ]
     for name, file in SETS.items():
         rows = [row for arm in ARMS if (row := table_row(arm, work / name))]
-        if rows:
+        if not rows:
+            parts += [f"## {TITLES[name]}", f"Not run yet (`configs/{file}`)."]
+        else:
             head = ["method", "seeds", *COLUMNS.values()]
             lines = [head, [":--", *["--:"] * (len(head) - 1)], *rows]
             parts.append(f"## {TITLES[name]}")
