@@ -299,9 +299,9 @@ def test_faults_of_commands(pair, tmp_path, capsys):
 
     assert "cannot be compared; give runs of one kind" in error("compare", pair[0], detection)
     report = ("report", "--output", page, "--run")
-    assert "--gt is missing" in error(*report, detection)
-    assert "--gt is for runs of detection" in error(*report, pair[0], "--gt", "val.json")
-    assert "--train-json is for" in error(*report, pair[0], "--train-json", "train.json")
+    assert "not a summary" in error(*report, detection)
+    assert "gt is for runs of detection" in error(*report, pair[0], "--gt", "val.json")
+    assert "train_json is for" in error(*report, pair[0], "--train-json", "train.json")
     assert "(--images)" in error(*report, pair[0], "--images", tmp_path / "none")
     broken = shutil.copytree(pair[0], tmp_path / "broken") / "inference" / "eval_summary.json"
     broken.write_text(broken.read_text()[:200])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
+from iif.errors import InputError
 from iif.evaluation.classification.compare import (
     ClassificationComparison,
     are_classifications,
@@ -41,6 +42,11 @@ def report(args: Namespace) -> bool:
     """Write the page for ``iif report``; return False, with nothing done, for detection."""
     if not are_classifications(runs_of(args)):
         return False
+    for flag, value in (("gt", args.gt), ("train_json", args.train_json)):
+        if value is not None:
+            raise InputError(
+                f"{value}: {flag} is for runs of detection; these are of image classification"
+            )
     comparison = _compare(args)
     examples = None
     if args.images is not None:

@@ -8,6 +8,7 @@ from iif import layout
 from iif.commands.arguments import (
     BOOTSTRAP,
     EXHAUSTIVE,
+    FILE,
     GT,
     HTML,
     NAMES,
@@ -146,8 +147,13 @@ command(
         help="also analyse missed objects, errors (dAP), thresholds, confusions, calibration, "
         "class-agnostic recall and Boundary AP, and write their tables",
     ),
-    arg("--csv", metavar="FILE", help="write the metrics as a table, by category too"),
-    arg("--tensorboard", metavar="DIR", help="add the metrics to a TensorBoard log"),
+    arg(
+        "--csv",
+        metavar="FILE",
+        writes=FILE,
+        help="write the metrics as a table, by category too",
+    ),
+    arg("--tensorboard", metavar="DIR", writes=(), help="add the metrics to a TensorBoard log"),
     arg("--step", type=count, default=0, help="of the TensorBoard log (default %(default)s)"),
     arg(
         "--verify",

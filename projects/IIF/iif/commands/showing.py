@@ -126,19 +126,11 @@ def report(args: Namespace) -> None:
 
 
 def check_report(args: Namespace) -> None:
-    """Refuse a report without a run, and runs of classification with annotations of detection."""
-    from iif.classification.reports import runs_of
-    from iif.evaluation.classification.compare import are_classifications
-
-    if not runs_of(args):
+    """Refuse a report without a run."""
+    if not args.runs and not args.run and not args.baseline:
         raise InputError(
             "no run is given: name an eval_summary.json, or an output folder that has one"
         )
-    if not are_classifications(runs_of(args)):
-        return
-    for flag, value in (("--gt", args.gt), ("--train-json", args.train_json)):
-        if value is not None:
-            raise InputError(f"{flag} is for runs of detection; these are of image classification")
 
 
 def _panel_drawer() -> Drawer:
