@@ -16,7 +16,7 @@ from coco_reference import coco_style
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import load_results
 from iif.errors import InputError
-from iif.evaluation.matches_file import load_matches, save_matches
+from iif.evaluation.matches_file import load_evaluated, load_matches, save_matches
 from iif.evaluation.matching import (
     ErrorType,
     Matches,
@@ -342,17 +342,28 @@ def test_overlaps_may_be_shared(tmp_path: Path) -> None:
     assert (shared.gt_row == alone.gt_row).all()
 
 
-def test_matches_survive_being_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scores", ["single", "double"])
+def test_matches_survive_being_written(tmp_path: Path, scores: str) -> None:
     gt, results = random_case(5, masks=True)
+    if scores == "double":
+        for result in results:
+            result["score"] = 1 / (3 + result["score"])
     of = {t: run(tmp_path, gt, results, t)[0] for t in ("bbox", "segm")}
-    save_matches(tmp_path / "eval_matches.npz", of)
-    loaded = load_matches(tmp_path / "eval_matches.npz")
+    annotations = load_annotations(tmp_path / "gt.json", masks=True)
+    detections = load_results(tmp_path / "results.json", annotations)
+    save_matches(tmp_path / "eval_matches.npz", of, detections)
+    stored, loaded = load_evaluated(tmp_path / "eval_matches.npz")
+    for key in ("path", "sha256", "image", "category", "score"):
+        assert np.array_equal(getattr(stored, key), getattr(detections, key)), key
     assert list(loaded) == ["bbox", "segm"]
     for iou_type, matches in of.items():
-        for key in vars(matches).keys() - {"outcome", "error_type", "gt_row", "iou_type"}:
-            assert np.array_equal(getattr(loaded[iou_type], key), getattr(matches, key)), key
+        for key in vars(matches).keys() - {"iou_type"}:
+            found, expected = getattr(loaded[iou_type], key), getattr(matches, key)
+            assert np.array_equal(found, expected), key
+            assert found.dtype == expected.dtype, key
         assert loaded[iou_type].iou_type == iou_type
-        assert len(loaded[iou_type].outcome) == 0
+    with np.load(tmp_path / "eval_matches.npz") as file:  # an ordinary archive
+        assert file.zip.testzip() is None
 
 
 def test_broken_matches_are_refused(tmp_path: Path) -> None:
@@ -364,8 +375,9 @@ def test_broken_matches_are_refused(tmp_path: Path) -> None:
 
     refused()  # there is no such file
     gt, results = random_case(5)
-    matches, _ = run(tmp_path, gt, results)
-    save_matches(path, {"bbox": matches})
+    matches, annotations = run(tmp_path, gt, results)
+    detections = load_results(tmp_path / "results.json", annotations)
+    save_matches(path, {"bbox": matches}, detections)
     whole = path.read_bytes()
     for content in (b"", b"not a zip", whole[: len(whole) // 2], whole[:-30]):
         path.write_bytes(content)

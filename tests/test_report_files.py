@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,7 @@ def test_report_refuses_files_that_were_not_evaluated(
     assert "not the annotation file that the runs were evaluated on" in capsys.readouterr().err
 
     # The summary names a result file that is gone; one beside the summary has other content.
+    images = ("--images", str(evaluated / "images"))
     moved = tmp_path / "moved"
     moved.mkdir()
     for name in ("eval_summary.json", "eval_matches.npz"):
@@ -100,10 +102,10 @@ def test_report_refuses_files_that_were_not_evaluated(
     summary = json.loads((moved / "eval_summary.json").read_text())
     summary["results"]["path"] = "/nowhere/IIF.json"
     (moved / "eval_summary.json").write_text(json.dumps(summary))
-    assert run_report(evaluated, output, runs=("--run", str(moved))) == 2
+    assert run_report(evaluated, output, *images, runs=("--run", str(moved))) == 2
     assert "no such result file" in capsys.readouterr().err
     (moved / "IIF.json").write_text((evaluated / "baseline.json").read_text())
-    assert run_report(evaluated, output, runs=("--run", str(moved))) == 2
+    assert run_report(evaluated, output, *images, runs=("--run", str(moved))) == 2
     assert "changed since" in capsys.readouterr().err
 
     # Of a recorded file and one beside the summary, that which was evaluated is taken.
@@ -113,14 +115,14 @@ def test_report_refuses_files_that_were_not_evaluated(
     summary["results"]["path"] = str(other)
     (moved / "eval_summary.json").write_text(json.dumps(summary))
     (moved / "IIF.json").write_text((evaluated / "IIF.json").read_text())
-    assert run_report(evaluated, output, runs=("--run", str(moved))) == 0
+    assert run_report(evaluated, output, *images, runs=("--run", str(moved))) == 0
     (moved / "IIF.json").write_text((evaluated / "baseline.json").read_text())
     other.write_text((evaluated / "IIF.json").read_text())
-    assert run_report(evaluated, output, runs=("--run", str(moved))) == 0
+    assert run_report(evaluated, output, *images, runs=("--run", str(moved))) == 0
     output.unlink()
     capsys.readouterr()
     (moved / "IIF.json").write_text((evaluated / "IIF.json").read_text())
-    assert run_report(evaluated, output, runs=("--run", str(moved))) == 0
+    assert run_report(evaluated, output, *images, runs=("--run", str(moved))) == 0
     assert output.exists()
 
 
@@ -156,9 +158,35 @@ def test_a_file_that_one_step_has_read_serves_the_next(
     report = pipelines.make_report(comparison, analysed, images=evaluated / "images")
     assert [analysis.iou_type for analysis in report.analyses] == ["segm", "bbox"]
     assert report.crops
-    # Of two runs and two IoU types.
+    # The boxes and masks of pictures are in the result files; everything else was stored.
     assert (calls.count("load_annotations"), calls.count("load_results")) == (1, 2)
-    assert calls.count("match") == 4
+    assert calls.count("match") == 0
+
+
+def test_a_report_without_pictures_reads_and_matches_no_result_file(
+    evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, anew = tmp_path / "stored.html", tmp_path / "anew.html"
+    for name in ("baseline", "IIF"):
+        (tmp_path / name).mkdir()
+        shutil.copy(evaluated / name / "eval_summary.json", tmp_path / name)
+    copies = ("--baseline", str(tmp_path / "baseline"), "--run", str(tmp_path / "IIF"))
+    assert run_report(evaluated, anew, "--bootstrap", "0", runs=copies) == 0
+    for name in ("load_results", "match"):
+        monkeypatch.setattr(pipelines, name, lambda *_, **__: pytest.fail("was called"))
+    assert run_report(evaluated, stored, "--bootstrap", "0") == 0
+    pages = [path.read_text().replace(str(tmp_path), str(evaluated)) for path in (stored, anew)]
+    assert Page(pages[0]).texts == Page(pages[1]).texts
+
+
+def test_matches_of_another_result_file_are_refused(
+    evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(evaluated / "IIF", tmp_path / "IIF")
+    shutil.copy(evaluated / "baseline" / "eval_matches.npz", tmp_path / "IIF")
+    output = tmp_path / "report.html"
+    assert run_report(evaluated, output, runs=("--run", str(tmp_path / "IIF"))) == 2
+    assert "made from different result files" in capsys.readouterr().err
 
 
 def test_the_report_imports_no_torch_and_no_detector(evaluated: Path, tmp_path: Path) -> None:

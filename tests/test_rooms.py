@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up; those of one floor do not import each other.
 FLOORS = (
     ("errors", "layout", "nms", "mask_logits"),
-    ("files", "locking"),
+    ("files", "locking", "threads"),
     ("data",),
     ("statistics",),
     ("methods", "evaluation"),

@@ -182,7 +182,11 @@ def report(args: Namespace) -> None:
     runs = [args.baseline, *args.runs] if args.baseline else args.runs
     comparison = compare(runs, names=args.names, bootstrap=args.bootstrap, seed=args.seed)
     analysed = pipelines.analyse_compared(
-        args.gt, comparison, recall=args.recall, train_json=args.train_json
+        args.gt,
+        comparison,
+        recall=args.recall,
+        train_json=args.train_json,
+        pictures=args.images is not None,
     )
     page = pipelines.make_report(comparison, analysed, images=args.images, max_crops=args.crops)
     write_report(page, args.output)

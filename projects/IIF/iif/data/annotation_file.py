@@ -55,6 +55,10 @@ class Category(msgspec.Struct, gc=False, frozen=True):
     image_count: Id | None = None
 
 
+# Where the key is missing.
+_NONE = msgspec.Raw(b"")
+
+
 class _Annotation(msgspec.Struct, gc=False):
     id: Id
     image_id: Id
@@ -63,8 +67,7 @@ class _Annotation(msgspec.Struct, gc=False):
     area: float | None = None
     ignore: int | bool | None = 0
     iscrowd: int | bool | None = 0
-    # Empty where the key is missing.
-    segmentation: msgspec.Raw = msgspec.Raw(b"")
+    segmentation: msgspec.Raw = _NONE
 
 
 class _Segmentation(msgspec.Struct, gc=False):
@@ -344,16 +347,14 @@ def _columns(
         "ignore": np.empty(number, bool),
         "iscrowd": np.empty(number, bool),
     }
-    decoder = msgspec.json.Decoder(_Annotation)
+    decoder = msgspec.json.Decoder(list[_Annotation])
     for start in range(0, number, _BLOCK):
-        block: list[_Annotation] = []
         try:
-            # Not a comprehension: after an error, its length tells which annotation is at fault.
-            for text in texts[start : start + _BLOCK]:
-                block.append(decoder.decode(text))
+            block = decoder.decode(b"[" + b",".join(texts[start : start + _BLOCK]) + b"]")
         except msgspec.ValidationError as error:
-            fault, _, place = str(error).partition(" - at `$")
-            place = f"$.annotations[{start + len(block)}]{place.rstrip('`')}"
+            fault, _, place = str(error).partition(" - at `$[")
+            number_in_block, _, key = place.partition("]")
+            place = f"$.annotations[{start + int(number_in_block)}]{key.rstrip('`')}"
             raise InputError(f"{source}: not {WHAT}: {fault} - at `{place}`") from None
         rows = slice(start, start + len(block))
         for key in ("id", "image_id", "category_id", "ignore", "iscrowd"):
@@ -362,7 +363,7 @@ def _columns(
         columns["bbox"][rows] = _boxes(block, start, faults)
         if "segmentation" not in faults:
             for row, annotation in enumerate(block, start):
-                if not memoryview(annotation.segmentation).nbytes:
+                if annotation.segmentation is _NONE:
                     faults["segmentation"] = _missing("segmentation", "annotations", row)
                     break
     without_area = np.isnan(columns["area"])

@@ -21,6 +21,7 @@ from iif.data.annotation_file import (
     rows_of,
 )
 from iif.data.masks import is_polygon
+from iif.data.rle import RLEs
 from iif.errors import InputError
 
 _LVIS = "an LVIS-format annotation file"
@@ -114,6 +115,13 @@ class Annotations:
         if row not in self._rles:
             self._rles[row] = self.encode(row)
         return self._rles[row]
+
+    def rles(self, rows: NDArray[np.int64]) -> RLEs:
+        """Return the masks of ground truth ``rows``, as :meth:`rle` does."""
+        texts = [self.rle(row)["counts"] for row in rows.tolist()]
+        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        sizes = self.image_sizes[self.ann_image[rows]]
+        return RLEs(sizes, np.frombuffer(b"".join(texts), np.uint8), ends)
 
     def encode(self, row: int, *, training: bool = False) -> dict[str, Any]:
         """Return what :meth:`rle` returns, without keeping it: training would keep every mask.

@@ -15,23 +15,32 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from iif.data.annotation_file import rows_of
 from iif.data.annotations import Annotations
 from iif.data.json_rows import JsonList
 from iif.data.rle import FAULTS, RLEs, from_runs
 from iif.errors import InputError
 from iif.files import Id, atomic_write
 
+if TYPE_CHECKING:
+    from iif.data.scanner import ScannedRows
+
 IouType = Literal["bbox", "segm"]
 IOU_TYPES: tuple[IouType, ...] = ("bbox", "segm")
+
+# A smaller file is read row by row before the scanner is compiled or loaded.
+_SCANNED_BYTES = 32 << 20
+_MOST_TABLE = 1 << 24
 
 _RESULTS = "a JSON list of detections (LVIS's submission format)"
 _ROW = (
@@ -93,6 +102,7 @@ def load_results(
     gt: Annotations,
     *,
     iou_type: IouType = "bbox",
+    scanned: Future[ScannedRows | None] | None = None,
 ) -> Detections:
     """Read a result file and check every row.
 
@@ -101,6 +111,7 @@ def load_results(
         gt: the annotations that it was made for.
         iou_type: "bbox" skips the masks; "segm" requires a mask in every row and also keeps the
             boxes when every row has one.
+        scanned: of `scan_results`, where it was begun before the annotations were read.
 
     Raises:
         InputError: the file is missing, not JSON (cut off), not a list; a row lacks a key or has
@@ -108,6 +119,10 @@ def load_results(
             describe a mask of its image's size. The message names file, row (from 0) and key.
     """
     source = os.fspath(path)
+    rows = scan_results(path, iou_type) if scanned is None else scanned.result()
+    found = None if rows is None else _detections(source, rows, gt)
+    if found is not None:
+        return found
     digest = hashlib.sha256()
     file = _json_list(source)
     parts = [
@@ -126,6 +141,51 @@ def load_results(
         rle=masks,
         mask_area=_join(parts, "mask_area", np.zeros(0, np.int64)) if masks is not None else None,
     )
+
+
+def scan_results(path: str | os.PathLike[str], iou_type: IouType) -> ScannedRows | None:
+    """Scan a large result file in threads; None for what :func:`load_results` reads row by row."""
+    try:
+        if os.path.getsize(path) < _SCANNED_BYTES:
+            return None
+    except OSError:
+        return None
+    from iif.data.scanner import scan  # numba: a second, which a small file need not wait for
+
+    return scan(path, masks=iou_type == "segm")
+
+
+def _detections(source: str, rows: ScannedRows, gt: Annotations) -> Detections | None:
+    """Return scanned rows as detections; None where one has a fault."""
+    image, category = (
+        _rows_of(gt.image_ids, rows.image_id),
+        _rows_of(gt.category_ids, rows.category_id),
+    )
+    if image is None or category is None:
+        return None
+    masks = mask_area = None
+    if rows.sizes is not None:
+        assert rows.counts is not None
+        assert rows.ends is not None
+        sizes = gt.image_sizes[image]
+        masks = RLEs(sizes, rows.counts, rows.ends)
+        mask_area = masks.areas()
+        if (rows.sizes != sizes).any() or (mask_area < 0).any():
+            return None
+    return Detections(source, rows.sha256, image, category, rows.score, rows.bbox, masks, mask_area)
+
+
+def _rows_of(known: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int32] | None:
+    """Return the row in ``known`` of each id, by a table; None where an id is unknown."""
+    size = int(ids.max()) + 1
+    if size > _MOST_TABLE:
+        rows = rows_of(known, ids).astype(np.int32)
+    else:
+        table = np.full(size, -1, np.int32)
+        listed = np.flatnonzero((known >= 0) & (known < size))
+        table[known[listed]] = listed
+        rows = table[ids]
+    return rows if rows.min() >= 0 else None
 
 
 def available_iou_types(path: str | os.PathLike[str]) -> tuple[IouType, ...]:

@@ -17,6 +17,8 @@ from numba import njit
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from iif.threads import in_threads, ranges
+
 FAULTS = {
     -1: "counts has a character outside of the RLE alphabet",
     -2: "counts ends in the middle of a number; it was cut off",
@@ -29,6 +31,7 @@ class RLEs(Sequence[dict[str, Any]]):
     """Compressed RLEs stored as one byte array; an item is a dict as pycocotools takes it.
 
     A list of dicts would cost about 400 bytes for each mask on top of its counts.
+    Attributes: ``sizes``, ``counts`` and ``ends``, as given.
     """
 
     def __init__(self, sizes: NDArray[np.int64], counts: NDArray[np.uint8], ends: NDArray) -> None:
@@ -40,27 +43,31 @@ class RLEs(Sequence[dict[str, Any]]):
             ends: (D,) int64, where the counts of each mask end.
         """
         self.sizes = sizes
-        self._counts = counts
-        self._ends = ends
+        self.counts = counts
+        self.ends = ends
 
     def __len__(self) -> int:
         """Return the number of masks."""
-        return len(self._ends)
+        return len(self.ends)
 
     def __getitem__(self, index: Any) -> Any:
         """Return mask ``index``, or a list of masks for a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         row = range(len(self))[index]
-        start = self._ends[row - 1] if row else 0
+        start = self.ends[row - 1] if row else 0
         return {
             "size": self.sizes[row].tolist(),
-            "counts": self._counts[start : self._ends[row]].tobytes(),
+            "counts": self.counts[start : self.ends[row]].tobytes(),
         }
 
     def areas(self) -> NDArray[np.int64]:
         """Return the (D,) number of pixels of each mask, or the negative key of its FAULTS."""
-        return _areas(self._counts, self._ends, self.sizes[:, 0] * self.sizes[:, 1])
+        pixels = self.sizes[:, 0] * self.sizes[:, 1]
+        areas = np.empty(len(self), np.int64)
+        offsets = np.concatenate([[0], self.ends])
+        in_threads(lambda rows: _areas(*rows, self.counts, offsets, pixels, areas), ranges(offsets))
+        return areas
 
 
 def from_runs(runs: Sequence[int], height: int, width: int) -> bytes:
@@ -100,17 +107,15 @@ def checked(rle: Any, height: int, width: int) -> dict[str, Any]:
     return masks[0]
 
 
-@njit(cache=True)
-def _areas(counts: NDArray, ends: NDArray, pixels: NDArray) -> NDArray:
-    areas = np.empty(len(ends), np.int64)
-    start = 0
-    for i in range(len(ends)):
-        areas[i] = _area(counts, start, ends[i], pixels[i])
-        start = ends[i]
-    return areas
+@njit(cache=True, nogil=True)
+def _areas(
+    first: int, end: int, counts: NDArray, offsets: NDArray, pixels: NDArray, areas: NDArray
+) -> None:
+    for i in range(first, end):
+        areas[i] = _area(counts, offsets[i], offsets[i + 1], pixels[i])
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _area(counts: NDArray, start: int, end: int, pixels: int) -> np.int64:
     before_last = np.int64(0)
     last = np.int64(0)

@@ -6,7 +6,6 @@ that same draw. The drawn set is never built: image i counts w_i times in the su
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,11 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from iif.evaluation.matching import TRUE_POSITIVE, Matches
+from iif.evaluation.matching import NOT_COUNTED, TRUE_POSITIVE, Matches
 from iif.evaluation.metrics import RECALL_THRESHOLDS
+from iif.threads import NUM_THREADS
 
 # Columns of the replicates: mean AP over all categories and over each frequency group.
 GROUP_METRICS = ("AP", "APr", "APc", "APf")
+# Replicates that are evaluated side by side: as many as a line of the cache holds weights of.
+_LANES = 16
 
 
 def paired_bootstrap(
@@ -76,29 +78,30 @@ def category_bootstrap(
 
     NaN where a category has no drawn ground truth. Arguments are those of `paired_bootstrap`.
     """
-    evaluators = [weighted_average_precision(matches) for matches in runs]
+    evaluators = [_average_precisions(matches) for matches in runs]
     rng = np.random.default_rng(seed)
     out = np.full((len(runs), replicates, num_categories), np.nan)
 
-    def evaluate(replicate: int, weights: NDArray[np.int64]) -> None:
+    def evaluate(first: int, weights: NDArray[np.int32]) -> None:
         for run, evaluator in enumerate(evaluators):
-            out[run, replicate] = evaluator(weights)
+            drawn = evaluator(weights)[: replicates - first]
+            out[run, first : first + len(drawn)] = drawn
 
     # The kernel releases the interpreter lock. Draws are made here, in order, so that the result
     # does not depend on the number of threads. Batches bound the number of draws in memory.
-    threads = os.cpu_count() or 1
     with (
-        ThreadPoolExecutor(threads) as pool,
+        ThreadPoolExecutor(NUM_THREADS) as pool,
         tqdm(total=replicates, desc="Bootstrap", disable=None) as bar,
     ):
-        for start in range(0, replicates, 4 * threads):
-            batch = range(start, min(start + 4 * threads, replicates))
-            draws = [
-                np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
-                for _ in batch
-            ]
+        for start in range(0, replicates, 2 * NUM_THREADS * _LANES):
+            batch = range(start, min(start + 2 * NUM_THREADS * _LANES, replicates), _LANES)
+            draws = [np.zeros((num_images, _LANES), np.int32) for _ in batch]
+            for first, weights in zip(batch, draws, strict=True):
+                for lane in range(min(_LANES, replicates - first)):
+                    drawn = rng.integers(num_images, size=num_images)
+                    weights[:, lane] = np.bincount(drawn, minlength=num_images)
             list(pool.map(evaluate, batch, draws))
-            bar.update(len(batch))
+            bar.update(min(len(batch) * _LANES, replicates - start))
     return out
 
 
@@ -116,83 +119,131 @@ def weighted_average_precision(
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float64]]:
     """Return a function of image weights (I,) that gives AP per category (K,) in percent.
 
-    It computes what `iif.evaluation.metrics.average_precision` does, faster. The running maximum of
-    precision changes at true positives alone, so a call visits only true positives and ignored
-    detections at each IoU threshold. One cumulative sum over all detections, shared by the
-    thresholds, gives the number of false positives before each.
+    It computes what `iif.evaluation.metrics.average_precision` does, faster. They differ slightly
+    where an image is drawn several times and has detections of one category with equal scores. Here
+    the copies of one detection follow each other; there all detections of one copy of the image
+    come before those of the next.
+    """
+    evaluate = _average_precisions(matches)
 
-    The two differ slightly where an image is drawn several times and has detections of one category
-    with equal scores. Here the copies of one detection follow each other; there all detections of
-    one copy of the image come before those of the next.
+    def evaluate_one(weights: NDArray[np.int64]) -> NDArray[np.float64]:
+        lanes = np.zeros((len(weights), _LANES), np.int32)
+        lanes[:, 0] = weights
+        return evaluate(lanes)[0]
+
+    return evaluate_one
+
+
+def _average_precisions(
+    matches: Matches,
+) -> Callable[[NDArray[np.int32]], NDArray[np.float64]]:
+    """Return a function of image weights (I, lanes) that gives AP (lanes, K) in percent.
+
+    The running maximum of precision changes at true positives alone. One cumulative sum over all
+    detections, shared by the thresholds, counts each as at the last threshold: ignored there, or
+    not. A call visits, beside it, only events: at each threshold, the true positives and what is
+    ignored there alone, or not there.
     """
     flags = matches.flags[0]
-    positions = [np.flatnonzero(row) for row in flags]
-    offsets = np.stack([np.searchsorted(p, matches.category_offsets) for p in positions])
-    starts = np.concatenate([[0], np.cumsum([len(p) for p in positions])])
-    offsets += starts[:-1, None]
-    position = np.concatenate(positions)
-    is_tp = np.concatenate(
-        [row[p] == TRUE_POSITIVE for row, p in zip(flags, positions, strict=True)]
-    )
-    counts = matches.gt_in_area[0]
-    gt_image, gt_category = matches.gt_image[counts], matches.gt_category[counts]
+    counted = flags[-1] != NOT_COUNTED
+    change = (flags != NOT_COUNTED).astype(np.int8) - counted
+    is_event = (flags == TRUE_POSITIVE) | (change != 0)
+    events = np.flatnonzero(is_event.any(axis=0))
+    places = [np.flatnonzero(row[events]) for row in is_event]
+    category_events = np.searchsorted(events, matches.category_offsets)
+    starts = np.concatenate([[0], np.cumsum([len(p) for p in places])])
+    offsets = np.stack([np.searchsorted(p, category_events) for p in places]) + starts[:-1, None]
+    columns = [events[p] for p in places]
+    is_tp = np.concatenate([f[c] == TRUE_POSITIVE for f, c in zip(flags, columns, strict=True)])
+    changes = np.concatenate([f[c] for f, c in zip(change, columns, strict=True)])
+    place = np.concatenate(places)
+    gt = matches.gt_in_area[0]
+    gt_image, gt_category = matches.gt_image[gt], matches.gt_category[gt]
     num_categories = len(matches.category_offsets) - 1
 
-    def evaluate(weights: NDArray[np.int64]) -> NDArray[np.float64]:
-        num_gt = np.bincount(gt_category, weights[gt_image], minlength=num_categories)
-        return _average_precision(
-            weights.astype(np.int64),
-            matches.image,
-            matches.category_offsets,
-            position,
-            is_tp,
-            offsets,
-            num_gt.astype(np.int64),
-        )
+    def evaluate(weights: NDArray[np.int32]) -> NDArray[np.float64]:
+        num_gt = np.zeros((num_categories, _LANES), np.int64)
+        _count(weights, gt_image, gt_category, num_gt)
+        ap = np.full((num_categories, _LANES), np.nan)
+        _average_precision(
+            weights, matches.image, matches.category_offsets, counted, events, category_events,
+            place, is_tp, changes, offsets, num_gt, RECALL_THRESHOLDS, ap,
+        )  # fmt: skip
+        return ap.T
 
     return evaluate
 
 
 @numba.njit(cache=True, nogil=True)
+def _count(weights: NDArray, gt_image: NDArray, gt_category: NDArray, num_gt: NDArray) -> None:
+    for g in range(len(gt_image)):
+        for lane in range(_LANES):
+            num_gt[gt_category[g], lane] += weights[gt_image[g], lane]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _average_precision(  # type: ignore[no-untyped-def]
-    weights, image, category_offsets, position, is_tp, offsets, num_gt
-):
-    """AP (K,) in percent, NaN without ground truth; the 101-point rule of the lvis evaluator."""
+    weights, image, category_offsets, counted, events, category_events, place, is_tp, changes,
+    offsets, num_gt, thresholds, ap,
+):  # fmt: skip
+    """Write AP in percent where there is ground truth; the 101-point rule of the lvis evaluator.
+
+    Every step is taken for _LANES replicates side by side, in the processor's vectors.
+    """
     num_thresholds, num_categories = offsets.shape[0], offsets.shape[1] - 1
-    longest = np.max(np.diff(category_offsets)) if num_categories else 0
-    seen = np.empty(longest, np.int64)
-    recall, precision = np.empty(longest), np.empty(longest)
-    thresholds = RECALL_THRESHOLDS
-    ap = np.full(num_categories, np.nan)
+    longest = 0
     for c in range(num_categories):
-        if num_gt[c] == 0:
-            continue
-        begin, end = category_offsets[c], category_offsets[c + 1]
-        total = 0
-        for v in range(begin, end):
-            total += weights[image[v]]
-            seen[v - begin] = total
-        area = 0.0
+        longest = max(longest, category_events[c + 1] - category_events[c])
+    seen = np.empty((longest, _LANES), np.int32)
+    recall, precision = np.empty((longest, _LANES)), np.empty((longest, _LANES))
+    total, found = np.empty(_LANES, np.int32), np.empty(_LANES, np.int32)
+    best, area, r = np.empty(_LANES), np.empty(_LANES), np.empty(_LANES, np.int64)
+    for c in range(num_categories):
+        first_event, end_event = category_events[c], category_events[c + 1]
+        total[:] = 0
+        event = first_event
+        for v in range(category_offsets[c], category_offsets[c + 1]):
+            if event == end_event:
+                break
+            i = image[v]
+            if counted[v]:
+                for lane in range(_LANES):
+                    total[lane] += weights[i, lane]
+            if events[event] == v:
+                for lane in range(_LANES):
+                    seen[event - first_event, lane] = total[lane]
+                event += 1
+        area[:] = 0
         for t in range(num_thresholds):
-            found, ignored, length = 0, 0, 0
-            for event in range(offsets[t, c], offsets[t, c + 1]):
-                v = position[event]
-                weight = weights[image[v]]
-                if weight == 0:
-                    continue
-                if is_tp[event]:
-                    found += weight
-                    recall[length] = found / num_gt[c]
-                    precision[length] = found / (seen[v - begin] - ignored)
+            found[:] = 0
+            total[:] = 0
+            length = 0
+            for e in range(offsets[t, c], offsets[t, c + 1]):
+                i = image[events[place[e]]]
+                change = np.int32(changes[e])
+                for lane in range(_LANES):
+                    total[lane] += change * weights[i, lane]
+                if is_tp[e]:
+                    at = place[e] - first_event
+                    for lane in range(_LANES):
+                        # Where an image was not drawn, its detections are not there.
+                        weight = weights[i, lane]
+                        found[lane] += weight
+                        part = found[lane] / num_gt[c, lane]
+                        recall[length, lane] = part if weight else np.inf
+                        part = found[lane] / max(seen[at, lane] + total[lane], 1)
+                        precision[length, lane] = part if weight else 0.0
                     length += 1
-                else:
-                    ignored += weight
-            best, r = 0.0, len(thresholds) - 1
+            best[:] = 0
+            r[:] = len(thresholds) - 1
             for i in range(length - 1, -1, -1):
-                while r >= 0 and thresholds[r] > recall[i]:
-                    area += best
-                    r -= 1
-                best = max(best, precision[i])
-            area += best * (r + 1)
-        ap[c] = 100.0 * area / (num_thresholds * len(thresholds))
-    return ap
+                for lane in range(_LANES):
+                    while r[lane] >= 0 and thresholds[r[lane]] > recall[i, lane]:
+                        area[lane] += best[lane]
+                        r[lane] -= 1
+                    best[lane] = max(best[lane], precision[i, lane])
+            for lane in range(_LANES):
+                area[lane] += best[lane] * (r[lane] + 1)
+        for lane in range(_LANES):
+            if num_gt[c, lane] > 0:
+                ap[c, lane] = 100.0 * area[lane] / (num_thresholds * len(thresholds))

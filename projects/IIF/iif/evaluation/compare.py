@@ -13,14 +13,15 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from iif import layout
 from iif.data.results import IOU_TYPES
 from iif.errors import InputError
 from iif.evaluation.bootstrap import percentile_interval, weighted_average_precision
 from iif.evaluation.conditions import Conditions, refuse_differences
-from iif.evaluation.intervals import Replicates, replicate_metrics
-from iif.evaluation.matches_file import load_fixed, load_matches
+from iif.evaluation.intervals import Replicates, replicate_metrics, within_fixed_cap
+from iif.evaluation.matches_file import load_evaluated
 from iif.evaluation.matching import MAX_DETECTIONS, Matches
 from iif.evaluation.metrics import recall_metric
 from iif.evaluation.summary_file import Summary, find_summary, read_summary
@@ -262,19 +263,18 @@ def replicate_runs(
     seed: int,
 ) -> tuple[dict[str, Replicates], list[str]]:
     """Return the replicates of all runs by IoU type; where matches are missing, none and a note."""
-    matches, missing = _load_all_matches(files, summaries, names, iou_types)
+    matches, fixed, missing = _load_all_matches(files, summaries, names, iou_types)
     if missing:
         return {}, missing
     groups = np.array([row.group for row in summaries[0].per_category])
     found = {}
     for iou_type in iou_types:
         of_type = [m[iou_type] for m in matches]
-        paths = [file.with_name(layout.MATCHES) for file in files]
         found[iou_type] = replicate_metrics(
             of_type,
             groups,
             summaries[0].dataset.num_images,
-            fixed=[load_fixed(path, m) for path, m in zip(paths, of_type, strict=True)],
+            fixed=[kept[iou_type] for kept in fixed],
             replicates=replicates,
             seed=seed,
         )
@@ -343,21 +343,23 @@ def _load_all_matches(
     summaries: Sequence[Summary],
     names: Sequence[str],
     iou_types: Sequence[str],
-) -> tuple[list[dict[str, Matches]], list[str]]:
-    """Return each run's matches, or notes that say which are missing."""
-    matches = []
+) -> tuple[list[dict[str, Matches]], list[dict[str, NDArray[np.bool_] | None]], list[str]]:
+    """Return each run's matches and what AP-fixed takes of them, or notes on what is missing."""
+    matches, fixed = [], []
     for file, summary, name in zip(files, summaries, names, strict=True):
         path = file.with_name(layout.MATCHES)
         again = f"evaluate {name} again to make it"
         if not path.is_file():
-            return [], [f"no intervals: {path} is missing; {again}."]
-        loaded = load_matches(path)
+            return [], [], [f"no intervals: {path} is missing; {again}."]
+        detections, found = load_evaluated(path)
+        loaded = {str(iou_type): of_type for iou_type, of_type in found.items()}
         for iou_type in iou_types:
             if iou_type not in loaded:
-                return [], [f"no intervals: {path} has no {iou_type} matches; {again}."]
+                return [], [], [f"no intervals: {path} has no {iou_type} matches; {again}."]
             _check_same_evaluation(path, loaded[iou_type], summary)
         matches.append(loaded)
-    return matches, []
+        fixed.append({t: within_fixed_cap(loaded[t], detections) for t in iou_types})
+    return matches, fixed, []
 
 
 def _check_same_evaluation(path: Path, matches: Matches, summary: Summary) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,35 @@ from tqdm import tqdm
 
 from iif import layout
 from iif.data.annotations import Annotations, load_annotations
-from iif.data.results import IOU_TYPES, Detections, IouType, available_iou_types, load_results
+from iif.data.results import (
+    IOU_TYPES,
+    Detections,
+    IouType,
+    available_iou_types,
+    load_results,
+    scan_results,
+)
 from iif.errors import InputError
 from iif.evaluation.analyses import Analyses, analyse_matches
 from iif.evaluation.analyses_file import remove_analyses, write_analyses
-from iif.evaluation.intervals import within_fixed_cap
 from iif.evaluation.matches_file import save_matches
-from iif.evaluation.matching import IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
+from iif.evaluation.matching import (
+    IOU_THRESHOLDS,
+    MAX_DETECTIONS,
+    Matches,
+    Outcome,
+    beyond_caps,
+    match,
+    match_rows,
+    sorted_rows,
+)
 from iif.evaluation.metrics import (
     FIXED_DETECTIONS,
     FIXED_METRICS,
     average_precision,
     compute_metrics,
     mean_by_group,
+    mean_precision,
 )
 from iif.evaluation.outcomes_file import write_outcomes
 from iif.evaluation.overlaps import Overlaps, find_overlaps
@@ -100,10 +117,12 @@ def evaluate_files(
     if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise InputError(f"{output_dir}: is a file; give a folder to write to")
     chosen = _choose_iou_types(results_path, iou_types)
-    gt = load_annotations(
-        gt_path, exhaustive=exhaustive, masks="segm" in chosen, statistics=statistics
-    )
-    detections = load_results(results_path, gt, iou_type=chosen[-1])
+    with ThreadPoolExecutor(1) as pool:
+        scanned = pool.submit(scan_results, results_path, chosen[-1])
+        gt = load_annotations(
+            gt_path, exhaustive=exhaustive, masks="segm" in chosen, statistics=statistics
+        )
+        detections = load_results(results_path, gt, iou_type=chosen[-1], scanned=scanned)
     if "bbox" in chosen and detections.bbox is None:
         # Reading the boxes alone refuses the first row that has none, by its number.
         load_results(results_path, gt, iou_type="bbox")
@@ -163,19 +182,14 @@ def evaluate(
             overlaps = find_overlaps(gt, detections, iou_type)
             steps.update()
             matches[iou_type] = match(
-                gt,
-                detections,
-                iou_type,
-                max_dets=max_dets,
-                classify_errors=outcomes or analyses,
-                overlaps=overlaps,
+                gt, detections, iou_type, max_dets=max_dets, overlaps=overlaps
             )
             metrics[iou_type], per_category[iou_type] = compute_metrics(
                 matches[iou_type], gt, max_dets
             )
             steps.update()
             if ap_fixed:
-                ap = fixed_average_precision(gt, detections, iou_type, overlaps)
+                ap = fixed_average_precision(gt, detections, overlaps, matches[iou_type])
                 per_category[iou_type]["AP-fixed"] = ap
                 values = mean_by_group(ap, gt.groups)
                 metrics[iou_type] |= dict(zip(FIXED_METRICS, values, strict=True))
@@ -217,25 +231,36 @@ def evaluate(
     for iou_type, found in analysed.items():
         write_analyses(folder, gt, detections, matches[iou_type], found)
     remove_analyses(folder, kept=list(analysed))
-    fixed = {iou_type: within_fixed_cap(m, detections) for iou_type, m in matches.items()}
-    save_matches(folder / layout.MATCHES, matches, fixed)
+    save_matches(folder / layout.MATCHES, matches, detections)
     return write_summary(folder / layout.SUMMARY, summary)
 
 
 def fixed_average_precision(
-    gt: Annotations, detections: Detections, iou_type: IouType, overlaps: Overlaps
+    gt: Annotations, detections: Detections, overlaps: Overlaps, matches: Matches
 ) -> NDArray[np.float64]:
-    """Return the (K,) AP-fixed in percent."""
-    matches = match(
-        gt,
-        detections,
-        iou_type,
-        max_dets=None,
-        max_dets_per_category=FIXED_DETECTIONS,
-        classify_errors=False,
-        overlaps=overlaps,
-    )
-    return average_precision(matches)
+    """Return the (K,) AP-fixed in percent.
+
+    Only categories in which its caps leave out other detections than those of ``matches`` are
+    matched anew.
+
+    Args:
+        gt, detections: what was matched.
+        overlaps: of them.
+        matches: under the cap per image.
+    """
+    ap = average_precision(matches)
+    beyond = beyond_caps(detections, overlaps, None, FIXED_DETECTIONS)
+    other = (beyond != (matches.outcome == Outcome.CAPPED)) & overlaps.judged
+    changed = np.zeros(len(ap), np.bool_)
+    changed[detections.category[other]] = True
+    if changed.any():
+        wanted = changed[detections.category] & overlaps.judged & ~beyond
+        rows, offsets = sorted_rows(detections, overlaps, wanted)
+        unused = matches.outcome.copy(), matches.gt_row.copy()
+        flags = match_rows(gt, detections, overlaps, rows, offsets, *unused, num_areas=1)
+        precision, _ = mean_precision(flags, offsets, matches.num_gt[:1])
+        ap[changed] = precision[0].mean(axis=0)[changed]
+    return ap
 
 
 def _choose_iou_types(

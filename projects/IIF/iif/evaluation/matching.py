@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from iif.data.annotations import Annotations
 from iif.data.results import Detections, IouType
 from iif.evaluation.caps import beyond_cell_cap
-from iif.evaluation.overlaps import Overlaps, find_overlaps, group_rows, has_area, row_offsets
+from iif.evaluation.overlaps import (
+    Overlaps,
+    box_iou,
+    find_overlaps,
+    group_rows,
+    has_area,
+    selected,
+)
+from iif.threads import in_threads, ranges
 
 MAX_DETECTIONS = 300
 AREA_RANGES = {
@@ -66,6 +74,9 @@ _NONE, _LOC, _CLS, _DUPE, _BKG, _BOTH = (int(e) for e in ErrorType)
 FALSE_POSITIVE, TRUE_POSITIVE, NOT_COUNTED = 0, 1, 2
 
 
+_LIMITS = np.array(list(AREA_RANGES.values()))
+
+
 @dataclass(frozen=True, eq=False)
 class Matches:
     """The outcome of every detection, and the flags of those that count in the metrics.
@@ -77,7 +88,7 @@ class Matches:
         gt_row: (D,) int32, the ground truth that decided, -1 for none. TP, and IGNORED by ignored
             ground truth: the one that was taken. FP: the one of the highest IoU, of the same
             category for Loc and Dupe, of another for Cls and Both.
-        rows: (V,) int64, the detections that count, sorted by category, then falling score, then
+        rows: (V,) int32, the detections that count, sorted by category, then falling score, then
             image row, then the file's order.
         category_offsets: (K + 1,) int64; category k has ``rows[offsets[k]:offsets[k + 1]]``.
         image: (V,) int32 image rows.
@@ -92,7 +103,7 @@ class Matches:
     outcome: NDArray[np.uint8]
     error_type: NDArray[np.uint8]
     gt_row: NDArray[np.int32]
-    rows: NDArray[np.int64]
+    rows: NDArray[np.int32]
     category_offsets: NDArray[np.int64]
     image: NDArray[np.int32]
     score: NDArray[np.float64]
@@ -132,65 +143,28 @@ def match(
     if overlaps is None:
         overlaps = find_overlaps(gt, detections, iou_type)
     num_classes = len(gt.category_ids)
-    degenerate = ~has_area(overlaps.area, gt.exhaustive)
-    if gt.exhaustive and max_dets is not None:
-        capped = beyond_cell_cap(overlaps, detections, max_dets, num_classes)
-    else:
-        capped = _beyond_image_cap(overlaps, detections.score, max_dets)
-    counts = overlaps.verified & ~degenerate & ~capped
-    eligible = ~capped if max_dets_per_category is not None else counts
-    rows = overlaps.by_image[eligible[overlaps.by_image]]
-    rows, offsets = group_rows(detections.category, rows, num_classes)
-    _sort_by_score(rows, offsets, detections.score)
-    if max_dets_per_category is not None:
-        place = np.arange(len(rows)) - np.repeat(offsets[:-1], np.diff(offsets))
-        capped[rows[place >= max_dets_per_category]] = True
-        rows = rows[(counts & ~capped)[rows]]
-        offsets = row_offsets(detections.category[rows], num_classes)
-
-    outcome = np.select(
-        [capped, degenerate, ~overlaps.verified],
-        [np.uint8(_CAPPED), np.uint8(_DEGENERATE), np.uint8(_UNVERIFIED)],
-        np.uint8(_FP),
-    )
-    error_type = np.zeros(len(detections), np.uint8)
+    capped = beyond_caps(detections, overlaps, max_dets, max_dets_per_category)
+    outcome = np.full(len(detections), _FP, np.uint8)
+    outcome[~overlaps.verified] = _UNVERIFIED
+    outcome[~has_area(overlaps.area, gt.exhaustive)] = _DEGENERATE
+    outcome[capped] = _CAPPED
     gt_row = np.full(len(detections), -1, np.int32)
-    limits = np.array(list(AREA_RANGES.values()))
-    ignored = gt.ignore | (gt.area < limits[:, :1]) | (gt.area > limits[:, 1:])
-    flags = _match(
-        rows,
-        detections.category,
-        overlaps.area,
-        overlaps.exempt,
-        overlaps.starts,
-        overlaps.gt,
-        overlaps.iou,
-        gt.ann_category,
-        ignored,
-        gt.crowd,
-        limits,
-        IOU_THRESHOLDS,
-        outcome,
-        gt_row,
-    )
+    rows, offsets = sorted_rows(detections, overlaps, outcome == _FP)
+    flags = match_rows(gt, detections, overlaps, rows, offsets, outcome, gt_row)
+    error_type = np.zeros(len(detections), np.uint8)
     if classify_errors:
-        _classify(
-            rows,
-            detections.category,
-            overlaps.starts,
-            overlaps.gt,
-            overlaps.iou,
-            gt.ann_category,
-            gt.crowd,
-            IOU_THRESHOLDS[0],
-            BACKGROUND_IOU,
-            outcome,
-            error_type,
-            gt_row,
-        )
+        in_threads(
+            lambda images: _classify(
+                *images, overlaps.by_image, overlaps.image_offsets, detections.category,
+                overlaps.boxes, overlaps.starts, overlaps.gt, overlaps.iou,
+                overlaps.gt_rows, overlaps.gt_offsets, gt.bbox, gt.ann_category, gt.crowd,
+                IOU_THRESHOLDS[0], BACKGROUND_IOU, outcome, error_type, gt_row,
+            ),
+            ranges(overlaps.image_offsets),
+        )  # fmt: skip
     real = has_area(gt.area, gt.exhaustive)
     gt_category = gt.ann_category[real]
-    in_area = ~ignored[:, real]
+    in_area = ~_ignored(gt)[:, real]
     return Matches(
         iou_type=iou_type,
         outcome=outcome,
@@ -208,134 +182,224 @@ def match(
     )
 
 
-@njit(cache=True)
-def _sort_by_score(rows: NDArray, offsets: NDArray, score: NDArray) -> None:
-    """Order the rows of each group by falling score, in place; equal scores keep their order."""
-    for k in range(len(offsets) - 1):
-        group = rows[offsets[k] : offsets[k + 1]]
-        if len(group) > 1:
-            group[:] = group[np.argsort(-score[group], kind="mergesort")]
-
-
-def _beyond_image_cap(
-    overlaps: Overlaps, score: NDArray[np.float64], max_dets: int | None
+def beyond_caps(
+    detections: Detections,
+    overlaps: Overlaps,
+    max_dets: int | None,
+    max_dets_per_category: int | None = None,
 ) -> NDArray[np.bool_]:
-    if max_dets is None:
-        return np.zeros(len(score), np.bool_)
-    return _lower_scored(overlaps.by_image, overlaps.image_offsets, score, max_dets)
+    """Return (D,) whether a cap of `match` leaves a detection out."""
+    beyond = np.zeros(len(detections), np.bool_)
 
+    def leave_out(rows: NDArray[np.int32], offsets: NDArray[np.int64], cap: int) -> None:
+        def leave_out_of(k: np.int64) -> None:
+            group = rows[offsets[k] : offsets[k + 1]]
+            beyond[group[_by_falling(detections.score[group], cap)[cap:]]] = True
 
-@njit(cache=True)
-def _lower_scored(rows: NDArray, offsets: NDArray, score: NDArray, kept: int) -> NDArray:
-    beyond = np.zeros(len(score), np.bool_)
-    for i in range(len(offsets) - 1):
-        group = rows[offsets[i] : offsets[i + 1]]
-        if len(group) > kept:
-            order = np.argsort(-score[group], kind="mergesort")
-            beyond[group[order[kept:]]] = True
+        in_threads(leave_out_of, np.flatnonzero(np.diff(offsets) > cap))
+
+    if max_dets is not None and overlaps.exhaustive:
+        num_classes = len(overlaps.category_offsets) - 1
+        beyond |= beyond_cell_cap(overlaps, detections, max_dets, num_classes)
+    elif max_dets is not None:
+        leave_out(overlaps.by_image, overlaps.image_offsets, max_dets)
+    if max_dets_per_category is not None:
+        leave_out(
+            *selected(overlaps.by_category, overlaps.category_offsets, ~beyond),
+            max_dets_per_category,
+        )
     return beyond
 
 
-@njit(cache=True)
-def _match(
-    rows: NDArray,
-    category: NDArray,
-    area: NDArray,
-    exempt: NDArray,
-    starts: NDArray,
-    entries: NDArray,
-    ious: NDArray,
-    gt_category: NDArray,
-    ignored: NDArray,
-    crowd: NDArray,
-    limits: NDArray,
-    thresholds: NDArray,
-    outcome: NDArray,
-    gt_row: NDArray,
-) -> NDArray:
-    """Match greedily for each area range and threshold; return the flags, fill the outcomes.
+def sorted_rows(
+    detections: Detections, overlaps: Overlaps, wanted: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the wanted rows in the order of `Matches.rows`, and the offsets of the categories."""
+    rows, offsets = selected(overlaps.by_category, overlaps.category_offsets, wanted)
 
-    ``rows`` are sorted by category and falling score, over all images and thus within each.
+    def sort(categories: tuple[int, int]) -> None:
+        for k in range(*categories):
+            group = rows[offsets[k] : offsets[k + 1]]
+            if len(group) > 1:
+                group[:] = group[_by_falling(detections.score[group])]
+
+    in_threads(sort, ranges(offsets))
+    return rows, offsets
+
+
+def _by_falling(score: NDArray[np.float64], first: int | None = None) -> NDArray[np.int64]:
+    """Return the order by falling score; equal scores keep theirs.
+
+    With ``first``, those are the ``first`` first, and neither they nor the rest are in order.
     """
-    num_areas, num_thresholds = len(limits), len(thresholds)
-    flags = np.zeros((num_areas, num_thresholds, len(rows)), np.uint8)
-    taken = np.zeros((len(gt_category), num_areas, num_thresholds), np.bool_)
-    same = np.empty(len(gt_category), np.int64)
-    for v in range(len(rows)):
-        d = rows[v]
-        num_same = 0
-        for e in range(starts[d], starts[d + 1]):
-            if gt_category[entries[e]] == category[d] and ious[e] >= thresholds[0]:
-                same[num_same] = e
-                num_same += 1
-        for a in range(num_areas):
-            not_counted = exempt[d] or area[d] < limits[a, 0] or area[d] > limits[a, 1]
-            for t in range(num_thresholds):
-                best = -1
-                # Ignored ground truth only where no other fits.
-                for ignorable in (False, True):
-                    iou = min(thresholds[t], 1 - 1e-10)
-                    if best >= 0:
-                        break
-                    for e in same[:num_same]:
-                        g = entries[e]
-                        if ignored[a, g] != ignorable or (taken[g, a, t] and not crowd[g]):
-                            continue
-                        # Of equal IoUs the last, as in the official evaluator.
-                        if ious[e] >= iou:
-                            iou = ious[e]
-                            best = g
-                if best >= 0:
-                    taken[best, a, t] = True
-                    flags[a, t, v] = NOT_COUNTED if ignored[a, best] else TRUE_POSITIVE
-                else:
-                    flags[a, t, v] = NOT_COUNTED if not_counted else FALSE_POSITIVE
-                if a == 0 and t == 0:
-                    gt_row[d] = best
-                    if flags[a, t, v] == TRUE_POSITIVE:
-                        outcome[d] = _TP
-                    elif flags[a, t, v] == NOT_COUNTED:
-                        outcome[d] = _IGNORED
+    with np.errstate(over="ignore"):
+        single = np.float32(0) - score.astype(np.float32)
+    if not (single == -score).all():
+        return np.argsort(-score, kind="stable")
+    # Models give single precision. Its bits and the place behind them make one whole number, which
+    # numpy sorts several times faster than it finds a stable order.
+    bits = single.view(np.int32)
+    ascending = (bits ^ (bits >> 31 & 0x7FFFFFFF)).astype(np.int64)
+    keys = ascending << 32 | np.arange(len(score))
+    if first is None:
+        keys.sort()
+    else:
+        keys.partition(first)
+    return keys & 0xFFFFFFFF
+
+
+def _ignored(gt: Annotations) -> NDArray[np.bool_]:
+    """Return (A, G) whether ground truth counts neither when found nor when missed."""
+    return gt.ignore | (gt.area < _LIMITS[:, :1]) | (gt.area > _LIMITS[:, 1:])
+
+
+def match_rows(
+    gt: Annotations,
+    detections: Detections,
+    overlaps: Overlaps,
+    rows: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    outcome: NDArray[np.uint8],
+    gt_row: NDArray[np.int32],
+    num_areas: int = len(AREA_RANGES),
+) -> NDArray[np.uint8]:
+    """Match sorted rows; return their (num_areas, T, V) flags, fill their outcome and gt_row."""
+    num_images, num_classes = len(gt.image_ids), len(gt.category_ids)
+    gt_rows, gt_offsets = group_rows(gt.ann_category, overlaps.gt_rows, num_classes)
+    flags = np.empty((num_areas, len(IOU_THRESHOLDS), len(rows)), np.uint8)
+    # A bit of a whole number for each pair of area range and threshold says what is taken.
+    assert flags.shape[0] * flags.shape[1] <= 64
+    ignored = _ignored(gt)[:num_areas]
+    most = int(np.diff(gt_offsets).max(initial=0))
+
+    def of(categories: tuple[int, int]) -> None:
+        scratch = np.full(num_images, -1, np.int64), np.empty(most, np.uint64)
+        _match(
+            *categories, rows, offsets, detections.image, overlaps.area, overlaps.exempt,
+            overlaps.boxes, overlaps.starts, overlaps.gt, overlaps.iou, gt_rows, gt_offsets,
+            gt.ann_image, gt.ann_category, gt.bbox, gt.crowd, ignored, _LIMITS[:num_areas],
+            IOU_THRESHOLDS, *scratch, np.empty(most, np.int64), np.empty(most),
+            flags, outcome, gt_row,
+        )  # fmt: skip
+
+    in_threads(of, ranges(offsets))
     return flags
 
 
-@njit(cache=True)
-def _classify(
-    rows: NDArray,
-    category: NDArray,
-    starts: NDArray,
-    entries: NDArray,
-    ious: NDArray,
-    gt_category: NDArray,
-    crowd: NDArray,
-    foreground: float,
-    background: float,
-    outcome: NDArray,
-    error_type: NDArray,
-    gt_row: NDArray,
-) -> None:
-    """Give each false positive its error type and the ground truth that decided it."""
-    for d in rows:
-        if outcome[d] != _FP:
-            continue
-        same, same_iou = -1, 0.0
-        other, other_iou = -1, 0.0
-        for e in range(starts[d], starts[d + 1]):
-            g = entries[e]
-            if crowd[g]:
+@njit(cache=True, nogil=True, error_model="numpy")
+def _match(  # type: ignore[no-untyped-def]
+    first, end, rows, offsets, image, area, exempt, boxes, starts, entries, ious, gt_rows,
+    gt_offsets, gt_image, gt_category, gt_boxes, crowd, ignored, limits, thresholds, place,
+    taken, same, same_iou, flags, outcome, gt_row,
+):  # fmt: skip
+    """Match categories greedily for each area range and threshold; fill flags and outcomes.
+
+    ``rows`` are sorted by category and falling score, over all images and thus within each;
+    ``gt_rows`` by category and image. ``place`` says where in them an image's begin.
+    """
+    one = np.uint64(1)
+    for k in range(first, end):
+        begin, stop = gt_offsets[k], gt_offsets[k + 1]
+        for e in range(stop - 1, begin - 1, -1):
+            place[gt_image[gt_rows[e]]] = e
+            taken[e - begin] = 0
+        # As if nothing overlapped: one visit to each detection, then row by row of memory.
+        last = len(thresholds) - 1
+        for v in range(offsets[k], offsets[k + 1]):
+            d = rows[v]
+            for a in range(len(limits)):
+                not_counted = exempt[d] or area[d] < limits[a, 0] or area[d] > limits[a, 1]
+                flags[a, last, v] = NOT_COUNTED if not_counted else FALSE_POSITIVE
+            if flags[0, last, v] == NOT_COUNTED:
+                outcome[d] = _IGNORED
+        for a in range(len(limits)):
+            for t in range(last):
+                for v in range(offsets[k], offsets[k + 1]):
+                    flags[a, t, v] = flags[a, last, v]
+        for v in range(offsets[k], offsets[k + 1]):
+            d = rows[v]
+            i = image[d]
+            num_same = 0
+            e = place[i]
+            while begin <= e < stop and gt_image[gt_rows[e]] == i:
+                g = gt_rows[e]
+                value = 0.0
+                if len(boxes):
+                    value = box_iou(boxes, d, gt_boxes, g, crowd[g])
+                else:
+                    for pair in range(starts[d], starts[d + 1]):
+                        if entries[pair] == g:
+                            value = ious[pair]
+                if value >= thresholds[0]:
+                    same[num_same] = e
+                    same_iou[num_same] = value
+                    num_same += 1
+                e += 1
+            if num_same == 0:
                 continue
-            if gt_category[g] == category[d]:
-                if ious[e] > same_iou:
-                    same, same_iou = g, ious[e]
-            elif ious[e] > other_iou:
-                other, other_iou = g, ious[e]
-        if background <= same_iou < foreground:
-            error_type[d], gt_row[d] = _LOC, same
-        elif other_iou >= foreground:
-            error_type[d], gt_row[d] = _CLS, other
-        elif same_iou >= foreground:
-            error_type[d], gt_row[d] = _DUPE, same
-        elif max(same_iou, other_iou) <= background:
-            error_type[d] = _BKG
-        else:
-            error_type[d], gt_row[d] = _BOTH, other
+            for a in range(len(limits)):
+                for t in range(len(thresholds)):
+                    bit = one << np.uint64(a * len(thresholds) + t)
+                    best = -1
+                    # Ignored ground truth only where no other fits.
+                    for ignorable in (False, True):
+                        iou = min(thresholds[t], 1 - 1e-10)
+                        if best >= 0:
+                            break
+                        for s in range(num_same):
+                            e = same[s]
+                            g = gt_rows[e]
+                            is_taken = taken[e - begin] & bit != 0
+                            if ignored[a, g] != ignorable or (is_taken and not crowd[g]):
+                                continue
+                            # Of equal IoUs the last, as in the official evaluator.
+                            if same_iou[s] >= iou:
+                                iou = same_iou[s]
+                                best = e
+                    if best < 0:
+                        continue
+                    g = gt_rows[best]
+                    taken[best - begin] |= bit
+                    flags[a, t, v] = NOT_COUNTED if ignored[a, g] else TRUE_POSITIVE
+                    if a == 0 and t == 0:
+                        gt_row[d] = g
+                        outcome[d] = _IGNORED if ignored[a, g] else _TP
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _classify(  # type: ignore[no-untyped-def]
+    first, end, by_image, image_offsets, category, boxes, starts, entries, ious, gt_rows,
+    gt_offsets, gt_boxes, gt_category, crowd, foreground, background, outcome, error_type,
+    gt_row,
+):  # fmt: skip
+    """Give each false positive its error type and the ground truth that decided it."""
+    for i in range(first, end):
+        for place in range(image_offsets[i], image_offsets[i + 1]):
+            d = by_image[place]
+            if outcome[d] != _FP:
+                continue
+            same, same_iou = np.int32(-1), 0.0
+            other, other_iou = np.int32(-1), 0.0
+            start, stop = gt_offsets[i], gt_offsets[i + 1]
+            if not len(boxes):
+                start, stop = starts[d], starts[d + 1]
+            for e in range(start, stop):
+                g = np.int32(gt_rows[e]) if len(boxes) else entries[e]
+                if crowd[g]:
+                    continue
+                iou = box_iou(boxes, d, gt_boxes, g, False) if len(boxes) else ious[e]
+                if gt_category[g] == category[d]:
+                    if iou > same_iou:
+                        same, same_iou = g, iou
+                elif iou > other_iou:
+                    other, other_iou = g, iou
+            if background <= same_iou < foreground:
+                error_type[d], gt_row[d] = _LOC, same
+            elif other_iou >= foreground:
+                error_type[d], gt_row[d] = _CLS, other
+            elif same_iou >= foreground:
+                error_type[d], gt_row[d] = _DUPE, same
+            elif max(same_iou, other_iou) <= background:
+                error_type[d] = _BKG
+            else:
+                error_type[d], gt_row[d] = _BOTH, other

@@ -15,6 +15,7 @@ from iif.evaluation.matching import (
     TRUE_POSITIVE,
     Matches,
 )
+from iif.threads import in_threads
 
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
 _AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
@@ -101,23 +102,21 @@ def precision_and_recall(
     """
     num_gt = matches.num_gt[:num_areas]
     if image_weights is None:
-        num_images = int(max(matches.image.max(initial=-1), matches.gt_image.max(initial=-1))) + 1
-        weights = np.ones(num_images, np.int64)
-    else:
-        weights = np.asarray(image_weights)
-        if weights.dtype.kind not in "iu":
-            raise ValueError(f"image_weights are {weights.dtype}; they must be whole numbers")
-        weights = weights.astype(np.int64)
-        num_gt = np.array(
-            [
-                np.bincount(
-                    matches.gt_category[in_area],
-                    weights[matches.gt_image[in_area]],
-                    minlength=num_gt.shape[1],
-                )
-                for in_area in matches.gt_in_area[:num_areas]
-            ]
-        ).astype(np.int64)
+        return mean_precision(matches.flags[:num_areas], matches.category_offsets, num_gt)
+    weights = np.asarray(image_weights)
+    if weights.dtype.kind not in "iu":
+        raise ValueError(f"image_weights are {weights.dtype}; they must be whole numbers")
+    weights = weights.astype(np.int64)
+    num_gt = np.array(
+        [
+            np.bincount(
+                matches.gt_category[in_area],
+                weights[matches.gt_image[in_area]],
+                minlength=num_gt.shape[1],
+            )
+            for in_area in matches.gt_in_area[:num_areas]
+        ]
+    ).astype(np.int64)
     precision, recall = _precision_and_recall(
         matches.flags[:num_areas],
         matches.category_offsets,
@@ -130,21 +129,73 @@ def precision_and_recall(
     return 100 * precision, 100 * recall
 
 
+def mean_precision(
+    flags: NDArray[np.uint8], offsets: NDArray[np.int64], num_gt: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Do what `precision_and_recall` does where each image occurs once.
+
+    Args:
+        flags: (A, T, V) of sorted detections; offsets: (K + 1,) of the categories in them.
+        num_gt: (A, K).
+    """
+    precision = np.full((*flags.shape[:2], num_gt.shape[1]), np.nan)
+    recall = precision.copy()
+
+    def walk(at: tuple[int, int]) -> None:
+        _walk(flags[at], offsets, num_gt[at[0]], RECALL_THRESHOLDS, precision[at], recall[at])
+
+    in_threads(walk, np.ndindex(*flags.shape[:2]))
+    return 100 * precision, 100 * recall
+
+
 def _mean(values: NDArray[np.float64]) -> float | None:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else None
 
 
-@njit(cache=True)
-def _precision_and_recall(
+@njit(cache=True, nogil=True, error_model="numpy")
+def _walk(
     flags: NDArray,
     offsets: NDArray,
-    image: NDArray,
-    score: NDArray,
-    weights: NDArray,
     num_gt: NDArray,
     recall_thresholds: NDArray,
-) -> tuple[NDArray, NDArray]:
+    mean: NDArray,
+    highest: NDArray,
+) -> None:
+    """Write each category's mean interpolated precision and highest recall.
+
+    As `_mean_precision` does; without weights, precision is highest at true positives.
+    """
+    for k in range(len(num_gt)):
+        if num_gt[k] == 0:
+            continue
+        # Precision at each true positive that can be one: no more than there are objects.
+        precision = np.empty(num_gt[k])
+        tp, fp = 0, 0
+        for v in range(offsets[k], offsets[k + 1]):
+            if flags[v] == TRUE_POSITIVE:
+                tp += 1
+                precision[tp - 1] = tp / (fp + tp + np.spacing(1.0))
+            fp += flags[v] == FALSE_POSITIVE
+        highest[k] = tp / num_gt[k]
+        threshold = len(recall_thresholds) - 1
+        while threshold >= 0 and recall_thresholds[threshold] > highest[k]:
+            threshold -= 1
+        total, best = 0.0, 0.0
+        while tp > 0:
+            best = max(best, precision[tp - 1])
+            tp -= 1
+            reached = tp / num_gt[k]
+            while threshold >= 0 and recall_thresholds[threshold] > reached:
+                total += best
+                threshold -= 1
+        mean[k] = (total + (threshold + 1) * best) / len(recall_thresholds)
+
+
+@njit(cache=True)
+def _precision_and_recall(  # type: ignore[no-untyped-def]
+    flags, offsets, image, score, weights, num_gt, recall_thresholds,
+):  # fmt: skip
     num_areas, num_thresholds, _ = flags.shape
     num_classes = len(offsets) - 1
     precision = np.full((num_areas, num_thresholds, num_classes), np.nan)
@@ -169,16 +220,9 @@ def _precision_and_recall(
 
 
 @njit(cache=True)
-def _mean_precision(
-    flags: NDArray,
-    first: int,
-    end: int,
-    image: NDArray,
-    score: NDArray,
-    weights: NDArray,
-    num_gt: int,
-    recall_thresholds: NDArray,
-) -> tuple[float, float]:
+def _mean_precision(  # type: ignore[no-untyped-def]
+    flags, first, end, image, score, weights, num_gt, recall_thresholds,
+):  # fmt: skip
     """Return one category's mean interpolated precision and highest recall.
 
     The curve is walked from its low-scored end, where all true and false positives are counted,

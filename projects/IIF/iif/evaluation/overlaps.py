@@ -6,47 +6,66 @@ Names and shapes are those of `iif.evaluation.matching`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
-from pycocotools import mask as mask_utils
-from tqdm import tqdm
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections, IouType
 from iif.errors import InputError
+from iif.evaluation.mask_overlaps import mask_overlaps
+from iif.threads import in_threads, ranges
 
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Overlaps of detections with ground truth, which matchings under any cap share.
+    """What matchings under any cap share: where detections can be judged, and IoUs of masks.
+
+    IoUs of boxes are cheaper to compute anew than to keep.
 
     Attributes:
         area: (D,) float64 in square pixels: width * height of a box, the pixels of a mask.
         verified: (D,) bool, whether the detection's category is verified in its image.
         exempt: (D,) bool, whether the category is not exhaustively annotated in the image.
-        by_image: (D,) int64 detection rows by image, in the file's order within one.
+        by_image: (D,) int32 detection rows by image, in the file's order within one.
         image_offsets: (I + 1,) int64 into ``by_image``.
-        starts: (D + 1,) int64; detection d has the entries ``starts[d]:starts[d + 1]`` of ``gt``
-            and ``iou``. Only verified detections with an area have entries.
+        by_category: (D,) int32 detection rows by category, then image, then the file's order.
+        category_offsets: (K + 1,) int64 into ``by_category``.
+        gt_rows: (Gv,) int64 rows of the ground truth that has an area, by image.
+        gt_offsets: (I + 1,) int64 into ``gt_rows``.
+        boxes: (D, 4) float64; (0, 4) for masks.
+        starts: (D + 1,) int64; the mask of detection d has the entries ``starts[d]:starts[d + 1]``
+            of ``gt`` and ``iou``, if it is verified and has an area. (1,) for boxes.
         gt: (N,) int32 rows of ground truth in the detection's image, ascending.
         iou: (N,) float64, above 0.
+        exhaustive: whether COCO's rules hold, not LVIS's.
     """
 
     area: NDArray[np.float64]
     verified: NDArray[np.bool_]
     exempt: NDArray[np.bool_]
-    by_image: NDArray[np.int64]
+    by_image: NDArray[np.int32]
     image_offsets: NDArray[np.int64]
+    by_category: NDArray[np.int32]
+    category_offsets: NDArray[np.int64]
+    gt_rows: NDArray[np.int64]
+    gt_offsets: NDArray[np.int64]
+    boxes: NDArray[np.float64]
     starts: NDArray[np.int64]
     gt: NDArray[np.int32]
     iou: NDArray[np.float64]
+    exhaustive: bool
+
+    @property
+    def judged(self) -> NDArray[np.bool_]:
+        """(D,) whether a detection counts unless a cap leaves it out."""
+        return self.verified & has_area(self.area, self.exhaustive)
 
 
 def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) -> Overlaps:
-    """Find which detections are verified and how much they overlap their image's ground truth.
+    """Find which detections are verified, and how much masks overlap their image's ground truth.
 
     Args:
         gt, detections, iou_type: as for `iif.evaluation.matching.match`.
@@ -55,10 +74,12 @@ def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) ->
         InputError, ValueError: as `match`.
     """
     num_images, num_classes = len(gt.image_ids), len(gt.category_ids)
-    by_image, image_offsets = group_rows(detections.image, np.arange(len(detections)), num_images)
+    area = _areas(detections, iou_type)
+    rows = np.arange(len(detections), dtype=np.int32)
+    by_image, image_offsets = group_rows(detections.image, rows, num_images)
+    by_category, category_offsets = group_rows(detections.category, by_image, num_classes)
     takes_part = np.flatnonzero(has_area(gt.area, gt.exhaustive))
     gt_rows, gt_offsets = group_rows(gt.ann_image, takes_part, num_images)
-    area = _areas(detections, iou_type)
     exempt = _in_cells(detections, by_image, image_offsets, gt.not_exhaustive, num_classes)
     if gt.exhaustive:
         verified = np.ones(len(detections), np.bool_)
@@ -66,17 +87,21 @@ def find_overlaps(gt: Annotations, detections: Detections, iou_type: IouType) ->
         annotated = np.column_stack([gt.ann_image[gt_rows], gt.ann_category[gt_rows]])
         cells = np.concatenate([annotated, gt.neg])
         verified = _in_cells(detections, by_image, image_offsets, cells, num_classes)
-    wanted = verified & has_area(area, gt.exhaustive)
     if iou_type == "bbox":
         assert detections.bbox is not None
-        starts, entries, iou = _box_overlaps(
-            detections.bbox, wanted, by_image, image_offsets, gt.bbox, gt.crowd, gt_rows, gt_offsets
-        )
+        boxes, starts = detections.bbox, np.zeros(1, np.int64)
+        entries, iou = np.zeros(0, np.int32), np.zeros(0)
     else:
-        starts, entries, iou = _mask_overlaps(
-            detections, wanted, by_image, image_offsets, gt, gt_rows, gt_offsets
+        boxes = np.zeros((0, 4))
+        wanted = verified & has_area(area, gt.exhaustive)
+        of, entries, iou = mask_overlaps(
+            gt, detections, wanted, by_image, image_offsets, gt_rows, gt_offsets
         )
-    return Overlaps(area, verified, exempt, by_image, image_offsets, starts, entries, iou)
+        starts = row_offsets(of, len(detections))
+    return Overlaps(
+        *(area, verified, exempt, by_image, image_offsets, by_category, category_offsets),
+        *(gt_rows, gt_offsets, boxes, starts, entries, iou, gt.exhaustive),
+    )
 
 
 def has_area(area: NDArray[np.float64], exhaustive: bool = False) -> NDArray[np.bool_]:
@@ -98,7 +123,9 @@ def _areas(detections: Detections, iou_type: IouType) -> NDArray[np.float64]:
         raise InputError(f"{detections.path}: not every row has a bbox; evaluate the masks alone")
     with np.errstate(over="ignore", invalid="ignore"):
         area = detections.bbox[:, 2] * detections.bbox[:, 3]
-    area[~np.isfinite(detections.bbox).all(axis=1)] = np.nan
+    finite = np.isfinite(detections.bbox)
+    if not finite.all():
+        area[~finite.all(axis=1)] = np.nan
     return area
 
 
@@ -107,142 +134,82 @@ def row_offsets(keys: NDArray[Any], num_keys: int) -> NDArray[np.int64]:
     return np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=num_keys))])
 
 
+_Rows = TypeVar("_Rows", bound=NDArray[np.integer[Any]])
+
+
 def group_rows(
-    keys: NDArray[np.int32], rows: NDArray[np.int64], num_keys: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    keys: NDArray[np.int32], rows: _Rows, num_keys: int
+) -> tuple[_Rows, NDArray[np.int64]]:
     """Return ``rows`` stably ordered by ``keys[rows]``, and the (num_keys + 1,) offsets."""
-    offsets = row_offsets(keys[rows], num_keys)
-    return _counting_sort(keys, rows, offsets), offsets
+    of = keys[rows]
+    offsets = row_offsets(of, num_keys)
+    if (of[1:] >= of[:-1]).all():
+        return rows, offsets
+    # numpy sorts numbers of 16 bits by counting them.
+    order = np.argsort(of.astype(np.uint16) if num_keys <= 1 << 16 else of, kind="stable")
+    return cast(_Rows, rows[order]), offsets
 
 
-@njit(cache=True)
-def _counting_sort(keys: NDArray, rows: NDArray, offsets: NDArray) -> NDArray:
-    place = offsets.copy()
-    ordered = np.empty_like(rows)
-    for row in rows:
-        ordered[place[keys[row]]] = row
-        place[keys[row]] += 1
-    return ordered
+def selected(
+    rows: NDArray[np.int32], offsets: NDArray[np.int64], wanted: NDArray[np.bool_]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Return the wanted of grouped rows, and their groups' offsets."""
+    keep = wanted[rows]
+    return rows[keep], np.concatenate([[0], np.cumsum(keep)])[offsets]
 
 
 def _in_cells(
     detections: Detections,
-    by_image: NDArray[np.int64],
+    by_image: NDArray[np.int32],
     image_offsets: NDArray[np.int64],
     cells: NDArray[np.int32],
     num_classes: int,
 ) -> NDArray[np.bool_]:
     """Return (D,) whether a detection's image and category are among the (N, 2) cells."""
     order, offsets = group_rows(cells[:, 0], np.arange(len(cells)), len(image_offsets) - 1)
-    return _marked(
-        detections.category, by_image, image_offsets, cells[order, 1], offsets, num_classes
-    )
+    marked = np.zeros(len(detections), np.bool_)
+    if len(cells):
+        listed = cells[order, 1]
 
+        def mark(images: tuple[int, int]) -> None:
+            image_of = np.full(num_classes, -1, np.int64)
+            _mark(
+                *images, detections.category, by_image, image_offsets, listed, offsets,
+                image_of, marked,
+            )  # fmt: skip
 
-@njit(cache=True)
-def _marked(
-    category: NDArray,
-    by_image: NDArray,
-    image_offsets: NDArray,
-    listed: NDArray,
-    listed_offsets: NDArray,
-    num_classes: int,
-) -> NDArray:
-    marked = np.zeros(len(category), np.bool_)
-    # One row of the image-by-category table at a time: the whole table would take gigabytes.
-    image_of = np.full(num_classes, -1, np.int64)
-    for i in range(len(image_offsets) - 1):
-        for k in listed[listed_offsets[i] : listed_offsets[i + 1]]:
-            image_of[k] = i
-        for d in by_image[image_offsets[i] : image_offsets[i + 1]]:
-            marked[d] = image_of[category[d]] == i
+        in_threads(mark, ranges(image_offsets))
     return marked
 
 
-@njit(cache=True)
-def _box_iou(d: NDArray, g: NDArray, crowd: bool) -> float:
+@njit(cache=True, nogil=True)
+def _mark(  # type: ignore[no-untyped-def]
+    first, end, category, by_image, image_offsets, listed, listed_offsets, image_of, marked,
+):  # fmt: skip
+    # One row of the image-by-category table at a time: the whole table would take gigabytes.
+    for i in range(first, end):
+        for e in range(listed_offsets[i], listed_offsets[i + 1]):
+            image_of[listed[e]] = i
+        for e in range(image_offsets[i], image_offsets[i + 1]):
+            d = by_image[e]
+            marked[d] = image_of[category[d]] == i
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def box_iou(boxes: NDArray, d: int, gt_boxes: NDArray, g: int, crowd: bool) -> float:
+    """Return the IoU of two boxes XYWH; of a crowd, the share of the detection that it covers."""
     # Operation by operation as bbIou of pycocotools: a different rounding could move an IoU
     # across a threshold.
-    width = min(d[2] + d[0], g[2] + g[0]) - max(d[0], g[0])
+    dx, dy, dw, dh = boxes[d, 0], boxes[d, 1], boxes[d, 2], boxes[d, 3]
+    gx, gy, gw, gh = gt_boxes[g, 0], gt_boxes[g, 1], gt_boxes[g, 2], gt_boxes[g, 3]
+    width = min(dw + dx, gw + gx) - max(dx, gx)
     if width <= 0:
         return 0.0
-    height = min(d[3] + d[1], g[3] + g[1]) - max(d[1], g[1])
+    height = min(dh + dy, gh + gy) - max(dy, gy)
     if height <= 0:
         return 0.0
     shared = width * height
     if shared == 0:  # smaller than a float can be
         return 0.0
-    area = d[2] * d[3]
-    return shared / (area if crowd else area + g[2] * g[3] - shared)
-
-
-@njit(cache=True)
-def _box_overlaps(
-    boxes: NDArray,
-    wanted: NDArray,
-    by_image: NDArray,
-    image_offsets: NDArray,
-    gt_boxes: NDArray,
-    crowd: NDArray,
-    gt_rows: NDArray,
-    gt_offsets: NDArray,
-) -> tuple[NDArray, NDArray, NDArray]:
-    starts = np.zeros(len(boxes) + 1, np.int64)
-    for i in range(len(image_offsets) - 1):
-        for d in by_image[image_offsets[i] : image_offsets[i + 1]]:
-            if wanted[d]:
-                for g in gt_rows[gt_offsets[i] : gt_offsets[i + 1]]:
-                    starts[d + 1] += _box_iou(boxes[d], gt_boxes[g], crowd[g]) > 0
-    starts = np.cumsum(starts)
-    gt = np.empty(starts[-1], np.int32)
-    iou = np.empty(starts[-1], np.float64)
-    for i in range(len(image_offsets) - 1):
-        for d in by_image[image_offsets[i] : image_offsets[i + 1]]:
-            if wanted[d]:
-                at = starts[d]
-                for g in gt_rows[gt_offsets[i] : gt_offsets[i + 1]]:
-                    value = _box_iou(boxes[d], gt_boxes[g], crowd[g])
-                    if value > 0:
-                        gt[at] = g
-                        iou[at] = value
-                        at += 1
-    return starts, gt, iou
-
-
-def _mask_overlaps(
-    detections: Detections,
-    wanted: NDArray[np.bool_],
-    by_image: NDArray[np.int64],
-    image_offsets: NDArray[np.int64],
-    gt: Annotations,
-    gt_rows: NDArray[np.int64],
-    gt_offsets: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float64]]:
-    assert detections.rle is not None
-    dets, entries, ious = [np.zeros(0, np.int64)], [np.zeros(0, np.int32)], [np.zeros(0)]
-    images = tqdm(
-        range(len(gt.image_ids)),
-        desc="mask IoU",
-        unit="image",
-        delay=1,
-        disable=None,
-    )
-    for i in images:
-        rows = by_image[image_offsets[i] : image_offsets[i + 1]]
-        rows = rows[wanted[rows]]
-        truth = gt_rows[gt_offsets[i] : gt_offsets[i + 1]]
-        if not len(rows) or not len(truth):
-            continue
-        iou = mask_utils.iou(
-            [detections.rle[d] for d in rows],
-            [gt.rle(int(g)) for g in truth],
-            gt.crowd[truth].astype(np.uint8),
-        )
-        d, g = np.nonzero(iou > 0)
-        dets.append(rows[d])
-        entries.append(truth[g].astype(np.int32))
-        ious.append(iou[d, g])
-    of = np.concatenate(dets)
-    order = np.argsort(of, kind="stable")
-    starts = row_offsets(of, len(detections))
-    return starts, np.concatenate(entries)[order], np.concatenate(ious)[order]
+    area = dw * dh
+    return shared / (area if crowd else area + gw * gh - shared)

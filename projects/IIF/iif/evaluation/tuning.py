@@ -140,7 +140,7 @@ def measure(
         metrics = dict(
             zip(GROUP_METRICS, mean_by_group(average_precision(matches), gt.groups), strict=True)
         )
-        fixed = mean_by_group(fixed_average_precision(gt, detections, "bbox", overlaps), gt.groups)
+        fixed = mean_by_group(fixed_average_precision(gt, detections, overlaps, matches), gt.groups)
         metrics["AP-fixed"] = fixed[0]
         counts, categories = false_positives_at([plain_matches, matches], recall)
         trials.append(

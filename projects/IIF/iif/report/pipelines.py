@@ -11,12 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from iif import layout
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import IOU_TYPES, Detections, IouType, load_results
 from iif.errors import InputError
 from iif.evaluation.compare import Comparison, RunInfo
 from iif.evaluation.false_positives import FalsePositiveAnalysis, analyse
-from iif.evaluation.matching import MAX_DETECTIONS, match
+from iif.evaluation.matches_file import load_evaluated
+from iif.evaluation.matching import MAX_DETECTIONS, Matches, match
 from iif.evaluation.operating_points import check_recall
 from iif.evaluation.runs import Run, load_runs
 from iif.evaluation.scenes import Scene
@@ -37,11 +39,13 @@ class AnalysedRuns:
         gt: the annotations.
         runs: detections and matches of each run, the baseline first.
         analysis: their false positives at matched recall.
+        matches: of each run by IoU type, where they were read; else they are made when needed.
     """
 
     gt: Annotations
     runs: list[Run]
     analysis: FalsePositiveAnalysis
+    matches: Sequence[Mapping[IouType, Matches]] = ()
 
 
 def save_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
@@ -78,10 +82,12 @@ def analyse_compared(
     *,
     recall: float = 0.5,
     train_json: str | os.PathLike[str] | None = None,
+    pictures: bool = True,
 ) -> AnalysedRuns:
-    """Read the files that compared runs were evaluated from, and count the false positives.
+    """Count the false positives of compared runs, from the matches that their evaluations stored.
 
-    Masks are matched where every run was evaluated with masks, else boxes.
+    Those of masks where every run was evaluated with masks, else those of boxes. Where a run's
+    matches are missing, its result file is read and matched.
 
     Args:
         gt_path: the annotation file that the runs were evaluated on.
@@ -89,20 +95,35 @@ def analyse_compared(
         recall: the matched recall.
         train_json: the training annotations that the frequency groups were counted from, for an
             annotation file that does not name them.
+        pictures: whether pictures will be made, for which the result files are read.
 
     Raises:
         InputError: a file is missing or malformed, or is not the one that was evaluated.
     """
     check_recall(recall)
-    paths = [find_results(run) for run in comparison.runs]
+    stored = [Path(run.summary).with_name(layout.MATCHES) for run in comparison.runs]
+    anew = not all(path.is_file() for path in stored)
+    paths = [find_results(run) for run in comparison.runs] if anew or pictures else []
     gt = _load_ground_truth(gt_path, comparison, train_json)
     iou_type: IouType = "segm" if "segm" in comparison.iou_types else "bbox"
-    detections = {}
-    for info, path in zip(comparison.runs, paths, strict=True):
-        detections[info.name] = load_results(path, gt, iou_type=iou_type)
-        _check_results(info, detections[info.name])
-    runs = _matched(gt, detections, iou_type, comparison.max_dets)
-    return AnalysedRuns(gt, runs, analyse(gt, runs, recall=recall))
+    matches: list[dict[IouType, Matches]] = []
+    runs: list[Run] = []
+    for info, path in zip(comparison.runs, stored, strict=True):
+        found = None
+        if not anew:
+            found, of_run = load_evaluated(path)
+            _check_stored(path, info, found)
+            matches.append(of_run)
+        if found is None or pictures:
+            found = load_results(paths[len(runs)], gt, iou_type=iou_type)
+            _check_results(info, found)
+        of_type = (
+            match(gt, found, iou_type, max_dets=comparison.max_dets)
+            if anew
+            else matches[-1][iou_type]
+        )
+        runs.append(Run(info.name, found, of_type))
+    return AnalysedRuns(gt, runs, analyse(gt, runs, recall=recall), matches)
 
 
 def save_pictures(
@@ -143,8 +164,7 @@ def make_report(
 
     Args:
         comparison: metrics; None for a page about false positives alone.
-        analysed: the same runs. Their detections are matched anew for the comparison's other IoU
-            type.
+        analysed: the same runs.
         images: image folder; without it there are no crops.
         max_crops: at most so many crops.
 
@@ -163,10 +183,17 @@ def make_report(
         others = set(comparison.iou_types if comparison is not None else ()) - {analysis.iou_type}
         for other in IOU_TYPES:
             if other in others:
-                found = {run.name: run.detections for run in runs}
+                stored = [m[other] for m in analysed.matches]
                 cap = MAX_DETECTIONS if comparison is None else comparison.max_dets
-                again = _matched(gt, found, other, cap)
-                analyses.append(analyse(gt, again, recall=analysis.recall))
+                others_runs = [
+                    Run(r.name, r.detections, m)
+                    for r, m in zip(
+                        runs,
+                        stored or [match(gt, r.detections, other, max_dets=cap) for r in runs],
+                        strict=True,
+                    )
+                ]
+                analyses.append(analyse(gt, others_runs, recall=analysis.recall))
     return Report(comparison, analyses, crops, images=images is not None, attribution=attribution)
 
 
@@ -193,15 +220,6 @@ def find_results(run: RunInfo) -> Path:
         f"{run.results}: no such result file, nor {beside}; put back the file that {run.summary} "
         "was evaluated from"
     )
-
-
-def _matched(
-    gt: Annotations, detections: Mapping[str, Detections], iou_type: IouType, max_dets: int | None
-) -> list[Run]:
-    return [
-        Run(name, found, match(gt, found, iou_type, max_dets=max_dets))
-        for name, found in detections.items()
-    ]
 
 
 def _load_ground_truth(
@@ -235,4 +253,12 @@ def _check_results(run: RunInfo, detections: Detections) -> None:
         raise InputError(
             f"{detections.path}: changed since {run.summary} was made from it (SHA-256 "
             f"{detections.sha256[:12]}, then {run.results_sha256[:12]}); evaluate it again"
+        )
+
+
+def _check_stored(path: Path, run: RunInfo, detections: Detections) -> None:
+    if run.results_sha256 is not None and detections.sha256 != run.results_sha256:
+        raise InputError(
+            f"{path} does not belong to {run.summary}: they were made from different result files; "
+            "evaluate the run again"
         )
