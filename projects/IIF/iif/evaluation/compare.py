@@ -211,10 +211,12 @@ def compare(
 
     replicates: dict[str, Replicates] = {}
     if bootstrap and len(pairs) > 1:
-        replicates, missing = replicate_runs(
-            files, summaries, labels, iou_types, replicates=bootstrap, seed=seed
-        )
+        matches, fixed, missing = load_all_matches(files, summaries, labels, iou_types)
         notes += missing
+        if not missing:
+            replicates = replicate_runs(
+                matches, fixed, summaries[0], iou_types, replicates=bootstrap, seed=seed
+            )
     elif len(pairs) > 1:
         notes.append("no intervals: the bootstrap was turned off.")
 
@@ -254,31 +256,34 @@ def compare(
 
 
 def replicate_runs(
-    files: Sequence[Path],
-    summaries: Sequence[Summary],
-    names: Sequence[str],
+    matches: Sequence[Mapping[str, Matches]],
+    fixed: Sequence[Mapping[str, NDArray[np.bool_] | None]],
+    summary: Summary,
     iou_types: Sequence[str],
     *,
     replicates: int,
     seed: int,
-) -> tuple[dict[str, Replicates], list[str]]:
-    """Return the replicates of all runs by IoU type; where matches are missing, none and a note."""
-    matches, fixed, missing = _load_all_matches(files, summaries, names, iou_types)
-    if missing:
-        return {}, missing
-    groups = np.array([row.group for row in summaries[0].per_category])
-    found = {}
-    for iou_type in iou_types:
-        of_type = [m[iou_type] for m in matches]
-        found[iou_type] = replicate_metrics(
-            of_type,
+) -> dict[str, Replicates]:
+    """Return the replicates of runs by IoU type, from what `load_all_matches` returns.
+
+    Args:
+        matches, fixed: of each run.
+        summary: of one of them; all were evaluated alike.
+        iou_types: those to replicate.
+        replicates, seed: of the bootstrap.
+    """
+    groups = np.array([row.group for row in summary.per_category])
+    return {
+        iou_type: replicate_metrics(
+            [run[iou_type] for run in matches],
             groups,
-            summaries[0].dataset.num_images,
+            summary.dataset.num_images,
             fixed=[kept[iou_type] for kept in fixed],
             replicates=replicates,
             seed=seed,
         )
-    return found, []
+        for iou_type in iou_types
+    }
 
 
 def metric_names(max_dets: int | None) -> list[str]:
@@ -338,7 +343,7 @@ def _same_results_notes(pairs: Sequence[tuple[str, Summary]]) -> list[str]:
     ]
 
 
-def _load_all_matches(
+def load_all_matches(
     files: Sequence[Path],
     summaries: Sequence[Summary],
     names: Sequence[str],

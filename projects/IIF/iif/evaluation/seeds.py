@@ -108,10 +108,12 @@ def compare_seeds(
     iou_types, notes = runs.common_iou_types(list(zip(labels, summaries, strict=True)))
     replicates: dict[str, Replicates] = {}
     if bootstrap:
-        replicates, missing = runs.replicate_runs(
-            files, summaries, labels, iou_types, replicates=bootstrap, seed=seed
-        )
+        matches, fixed, missing = runs.load_all_matches(files, summaries, labels, iou_types)
         notes += missing
+        if not missing:
+            replicates = runs.replicate_runs(
+                matches, fixed, summaries[0], iou_types, replicates=bootstrap, seed=seed
+            )
     members = [[i for i, name in enumerate(names) if name == method] for method in methods]
     # The same picks for every metric: they do not depend on the images that are drawn.
     rng = np.random.default_rng([seed, len(names)])
