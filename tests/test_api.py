@@ -201,6 +201,24 @@ def test_batches_equal_one_file(tmp_path: Path, case: Case, tensors: bool) -> No
     assert evaluator.compute()["metrics"]["bbox"]["AP"] == 0
 
 
+def test_an_image_without_detections_needs_no_masks(case: Case) -> None:
+    gt, _ = case
+    predictions = predictions_of(case)
+    plain, without = Evaluator(gt), Evaluator(gt)
+    empty = next(iter(predictions))
+    predictions[empty] = {key: value[:0] for key, value in predictions[empty].items()}
+    plain.update(predictions)
+    del predictions[empty]["masks"]
+    without.update(predictions)
+    assert list(without.compute()["metrics"]) == ["bbox", "segm"]
+    assert same(plain.compute(), without.compute())
+    other = next(i for i, p in predictions.items() if len(p["boxes"]))
+    del predictions[other]["masks"]
+    without.reset()
+    without.update(predictions)
+    assert list(without.compute()["metrics"]) == ["bbox"]
+
+
 def test_processes_merge(tmp_path: Path, case: Case) -> None:
     expected(tmp_path, case)
     predictions = predictions_of(case)

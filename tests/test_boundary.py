@@ -17,7 +17,7 @@ from iif.evaluation.boundary import (
 from iif.evaluation.matching import match
 from iif.evaluation.metrics import average_precision, precision_and_recall
 from random_cases import random_case
-from tide_cases import _shape, mask_case
+from tide_cases import _shape, federated_mask_case, mask_case
 
 # AP and AR by category in percent, of `mask_case`, by COCOeval(gt, dt, "boundary") of
 # github.com/bowenc0221/boundary-iou-api (commit 37d2558) with params.maxDets = [1, 10, 300] and
@@ -30,6 +30,25 @@ EXPECTED = {
     4: ([0.0, 2.8147100424, 2.6025459689], [0.0, 12.8571428571, 10.7692307692]),
     5: ([0.0, 8.4158415842, 0.0], [0.0, 8.3333333333, 0.0]),
 }
+# The same of `federated_mask_case`, by the repository's LVISEval(gt, dt, "boundary").
+EXPECTED_FEDERATED = {
+    0: ([1.5965346535, 2.9207920792, 1.226199543], [4.2857142857, 7.1428571429, 5.5555555556]),
+    1: ([4.4554455446, 1.1221122112, 0.0], [4.2857142857, 3.3333333333, 0.0]),
+    2: ([0.0, 3.5396039604, 4.504950495], [0.0, 7.5, 17.5]),
+    3: ([5.5643564356, 1.2871287129, 0.0], [7.1428571429, 1.25, 0.0]),
+}
+
+
+@pytest.mark.parametrize("seed", EXPECTED_FEDERATED)
+def test_federated_boundary_ap_is_boundary_iou_api_s(seed: int) -> None:
+    gt, results = federated_mask_case(seed)
+    annotations = load_annotations(gt, masks=True)
+    assert not annotations.exhaustive
+    detections, _ = detections_of(results, annotations, ["segm"])
+    precision, recall = precision_and_recall(match_boundaries(annotations, detections))
+    ap, ar = EXPECTED_FEDERATED[seed]
+    np.testing.assert_allclose(precision[0].mean(axis=0), ap, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(recall[0].mean(axis=0), ar, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("seed", EXPECTED)

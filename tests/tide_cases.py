@@ -67,6 +67,18 @@ def mask_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return gt, results
 
 
+def federated_mask_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return `mask_case` in LVIS's format: one category absent for certain, one not exhaustive."""
+    gt, results = mask_case(seed)
+    for number, image in enumerate(gt["images"]):
+        present = {a["category_id"] for a in gt["annotations"] if a["image_id"] == image["id"]}
+        image["neg_category_ids"] = sorted({2, 4, 7} - present)[:1]
+        image["not_exhaustive_category_ids"] = [4] if number % 2 else []
+    for category in gt["categories"]:
+        category |= {"frequency": "f", "image_count": 1}
+    return gt, results
+
+
 def _shape(bbox: list[float], *, ellipse: bool) -> np.ndarray:
     x, y, w, h = bbox
     rows, columns = np.mgrid[:100, :100] + 0.5

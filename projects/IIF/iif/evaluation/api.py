@@ -171,7 +171,8 @@ class Evaluator:
         """
         # In the order of ids, so that ties are broken alike however the images were distributed.
         images = [self._columns[image_id] for image_id in sorted(self._columns)]
-        with_masks = bool(images) and all("segmentation" in columns for columns in images)
+        with_detections = [columns for columns in images if len(columns["score"])]
+        with_masks = bool(with_detections) and all("segmentation" in c for c in with_detections)
         columns: dict[str, Any] = {
             "image_id": _join(images, "image_id", np.zeros(0, np.int64)),
             "category_id": _join(images, "category_id", np.zeros(0, np.int64)),
@@ -179,7 +180,7 @@ class Evaluator:
             "bbox": _join(images, "bbox", np.zeros((0, 4))),
         }
         if with_masks:
-            columns["segmentation"] = [rle for part in images for rle in part["segmentation"]]
+            columns["segmentation"] = [r for part in with_detections for r in part["segmentation"]]
         found: Sequence[IouType] = ("bbox", "segm") if with_masks else ("bbox",)
         wanted = found if self._iou_types is None else self._iou_types
         return evaluate(
