@@ -18,7 +18,7 @@ from iif.evaluation import intervals, seeds
 from iif.evaluation.bootstrap import GROUP_METRICS, paired_bootstrap
 from iif.evaluation.evaluate import fixed_average_precision
 from iif.evaluation.intervals import INTERVAL_METRICS, replicate_metrics, within_fixed_cap
-from iif.evaluation.matches_file import load_fixed, load_matches
+from iif.evaluation.matches_file import load_evaluated, load_matches
 from iif.evaluation.matching import match
 from iif.evaluation.metrics import average_precision, mean_by_group, precision_and_recall
 from iif.evaluation.overlaps import find_overlaps
@@ -84,7 +84,7 @@ def test_ap_fixed_takes_the_best_of_each_category(
         assert 0 < kept.sum() < len(kept)
         ap = average_precision(intervals._part(matches, kept))
         overlaps = find_overlaps(gt, detections, "bbox")
-        expected = fixed_average_precision(gt, detections, "bbox", overlaps)
+        expected = fixed_average_precision(gt, detections, overlaps, matches)
         np.testing.assert_allclose(ap, expected, rtol=0, atol=1e-9)
     matches = [m for _, m in found]
     fixed = [within_fixed_cap(m, d) for d, m in found]
@@ -116,7 +116,8 @@ def test_what_ap_fixed_takes_is_stored(tmp_path: Path, monkeypatch: pytest.Monke
             expected = within_fixed_cap(
                 match(gt, detections, iou_type, max_dets=max_dets), detections
             )
-            found = load_fixed(tmp_path / "eval_matches.npz", matches)
+            stored, _ = load_evaluated(tmp_path / "eval_matches.npz")
+            found = within_fixed_cap(matches, stored)
             if max_dets == 3:
                 assert found is expected is None
             else:
