@@ -36,7 +36,7 @@ def _missed(found: Mapping[str, Any]) -> str:
     return text_table(
         ["categories", "objects", "found", "Loc", "Cls", "Miss"],
         [
-            [GROUP_LABELS[row["group"]]]
+            [GROUP_LABELS.get(row["group"], "-")]
             + [f"{row[key]:,}" for key in ("objects", "found", "loc", "cls", "miss")]
             for row in found["missed"]
         ],
@@ -48,7 +48,7 @@ def _impact(found: Mapping[str, Any]) -> str:
         ["categories", "AP50", *MAIN_ERRORS, "FalsePos", "FalseNeg"],
         [
             [
-                GROUP_LABELS[row["group"]],
+                GROUP_LABELS.get(row["group"], "-"),
                 number(row["ap50"]),
                 *(number(row["gains"][name]) for name in MAIN_ERRORS),
                 number(row["false_positives"]),
@@ -74,7 +74,7 @@ def _calibration(found: Mapping[str, Any]) -> str:
     return text_table(
         ["categories", "detections", "ECE", "ECE by category", "mean score", "precision"],
         [
-            [GROUP_LABELS[row["group"]], f"{row['detections']:,}", *(number(row[k]) for k in keys)]
+            [GROUP_LABELS.get(row["group"], "-"), f"{row['detections']:,}", *(number(row[k]) for k in keys)]
             for row in found["calibration"]
         ],
     )

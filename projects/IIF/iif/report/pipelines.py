@@ -304,13 +304,16 @@ def _load_ground_truth(
     comparison: Comparison,
     train_json: str | os.PathLike[str] | None,
 ) -> Annotations:
+    statistics: ClassStatistics | _Recorded | None = None
+    if train_json is not None:
+        statistics = ClassStatistics.from_json(train_json)
+    elif all(row.group for row in comparison.categories):  # none of a COCO file without counts
+        statistics = _Recorded(comparison)
     gt = load_annotations(
         path,
         exhaustive=comparison.dataset.exhaustive,
         masks="segm" in comparison.iou_types,
-        statistics=_Recorded(comparison)
-        if train_json is None
-        else ClassStatistics.from_json(train_json),
+        statistics=statistics,
     )
     if gt.sha256 != comparison.dataset.sha256:
         raise InputError(
