@@ -112,7 +112,7 @@ def test_no_output_of_any_command_may_be_one_of_its_inputs(tmp_path: Path) -> No
 def test_every_path_says_whether_it_is_read_or_written() -> None:
     """A new argument that names a file or a folder must say so, or nothing guards it."""
     images = {"--images", "--val-images"}  # no command writes images over images
-    paths = re.compile(r"FILE|DIR|RUN|CHECKPOINT|^run$")
+    paths = re.compile(r"FILE|DIR|RUN|CHECKPOINT|IMAGE|^run$")
     for name, command in COMMANDS.items():
         for argument in command.arguments:
             said = argument.reads is not None or argument.writes is not None

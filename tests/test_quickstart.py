@@ -136,14 +136,6 @@ class TestEngine:
         with pytest.raises(InputError, match="chose detectron2"):
             quickstart(tmp_path)
 
-    def test_auto_takes_torchvision_outside_a_checkout(self, tmp_path, monkeypatch):
-        pytest.importorskip("detectron2", reason="Detectron2 is not installed")
-        monkeypatch.setattr("iif.demo.quickstart._CHECKOUT", tmp_path)
-        with pytest.raises(InputError, match="chose torchvision"):
-            quickstart(tmp_path)
-        with pytest.raises(InputError, match=r"detectron2 cannot be used: .* from a checkout"):
-            quickstart(tmp_path, engine="detectron2")
-
     def test_neither(self, missing, tmp_path):
         missing("iif.d2", "iif.tv")
         with pytest.raises(InputError, match=r"neither engine .*pip install .*torchvision"):

@@ -74,7 +74,11 @@ def _calibration(found: Mapping[str, Any]) -> str:
     return text_table(
         ["categories", "detections", "ECE", "ECE by category", "mean score", "precision"],
         [
-            [GROUP_LABELS.get(row["group"], "-"), f"{row['detections']:,}", *(number(row[k]) for k in keys)]
+            [
+                GROUP_LABELS.get(row["group"], "-"),
+                f"{row['detections']:,}",
+                *(number(row[k]) for k in keys),
+            ]
             for row in found["calibration"]
         ],
     )
