@@ -160,7 +160,8 @@ def steps(folder: Path, device: str, engines: Sequence[str], gpus: int) -> Itera
     for name, needs, extra in _BENCHMARKS:
         command = (sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--device", device)
         missing = "" if needs in engines else f"{needs} is not installed"
-        yield Step(" ".join((name, *extra)), (*command, *extra, *_SMALLEST), skip=missing)
+        smallest = _SMALLEST.get(name, _SMALLEST_DETECTION)
+        yield Step(" ".join((name, *extra)), (*command, *extra, *smallest), skip=missing)
 
 
 # Benchmark, the engine that it needs, and its arguments.
@@ -172,8 +173,10 @@ _BENCHMARKS = (
     ("training_overhead", "detectron2", ("--images", "1")),
     ("training_overhead", "detectron2", ("--images", "1", "--fasa")),
     ("method_overhead", "detectron2", ("--images", "1")),
+    ("classification_throughput", "torchvision", ()),
 )
-_SMALLEST = ("--categories", str(CATEGORIES), "--repeats", "2")
+_SMALLEST_DETECTION = ("--categories", str(CATEGORIES), "--repeats", "2")
+_SMALLEST = {"classification_throughput": ("--images", "128", "--rounds", "2")}
 
 
 def _torchvision(data: Path, folder: Path, device: str) -> Iterator[Step]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetFromList, build_detection_train_loader
+from detectron2.data import DatasetFromList, MetadataCatalog, build_detection_train_loader
 from detectron2.utils import comm
 from PIL.Image import DecompressionBombError
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -150,6 +150,8 @@ class TrainingLoader:
             InputError: an image has no size, which aspect-ratio grouping needs.
         """
         self.start = 0
+        named = (MetadataCatalog.get(name).get("json_file") for name in cfg.DATASETS.TRAIN)
+        self._files = [path for path in named if path]
         self._seed = max(cfg.SEED, 0)
         np.random.seed(self._seed)  # where some of Detectron2's samplers take their seeds from
         arguments = build_detection_train_loader.from_config(cfg, dataset=images)
@@ -170,7 +172,8 @@ class TrainingLoader:
 
     def __iter__(self) -> Iterator[list[Any]]:
         """Yield what the mapper returns for the images of each batch."""
-        forget_annotation_files()  # of LVIS a gigabyte here and in each worker process
+        if self._files:  # of LVIS a gigabyte here and in each worker process
+            forget_annotation_files(*self._files)
         if self.start:
             logger.info("Going on in the stream of training images at iteration %d", self.start)
         batches: Iterable[list[Any]] = DataLoader(

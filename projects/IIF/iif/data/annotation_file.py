@@ -216,9 +216,12 @@ def annotation_file_sha256(path: str | os.PathLike[str]) -> str:
     return entry.sha256
 
 
-def forget_annotation_files() -> None:
-    """Free the files that :func:`read_annotation_file` keeps in memory."""
-    _KEPT.clear()
+def forget_annotation_files(*paths: str | os.PathLike[str]) -> None:
+    """Free what :func:`read_annotation_file` keeps in memory: of these files, or of all."""
+    forgotten = set(map(os.path.realpath, paths))
+    for key in list(_KEPT):
+        if not paths or key[0] in forgotten:
+            del _KEPT[key]
 
 
 def decode(path: str | os.PathLike[str]) -> AnnotationFile:
