@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -21,6 +22,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         options = metafunc.cls.OPTIONS
         names = [" ".join(Path(str(v)).name for v in o.values()) or "default" for o in options]
         metafunc.parametrize("options", options, ids=names)
+
+
+@pytest.fixture(autouse=True)
+def _no_handler_of_a_closed_stream() -> None:
+    """Remove what Detectron2's trainings in earlier tests left: lines to a stream of that test."""
+    for name in ("iif", "detectron2", "fvcore"):
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            if getattr(getattr(handler, "stream", None), "closed", False):
+                logger.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

@@ -64,4 +64,4 @@ def test_detectron2(config_file: Path, tmp_path: Path, processes: int) -> None:
     assert status == 130, rest
     assert "Traceback" not in rest
     (line,) = [line for line in rest.splitlines() if "interrupted" in line]
-    assert line == "interrupted; a training goes on with --resume"
+    assert line == "interrupted; go on with --resume"
