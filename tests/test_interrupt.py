@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers_interrupt import start_interruptible
 from iif import layout
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
@@ -24,17 +26,21 @@ def interrupt(command: list[str], reached: Path) -> tuple[int, str]:
         The exit status, and what was printed on both streams.
     """
     with tempfile.TemporaryFile("w+") as printed:
-        process = subprocess.Popen(
+        process = start_interruptible(
             [sys.executable, *command],
             stdout=printed,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        while not reached.exists() and process.poll() is None:
-            time.sleep(0.05)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-        status = process.wait(timeout=300)
+        try:
+            while not reached.exists() and process.poll() is None:
+                time.sleep(0.05)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+            status = process.wait(timeout=120)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # it has ended, as it should
+                os.killpg(process.pid, signal.SIGKILL)
         printed.seek(0)
         return status, printed.read()
 
@@ -46,7 +52,7 @@ def test_torchvision(openmoji_dir: Path, tmp_path: Path) -> None:
     train += ["--output", str(tmp_path)]
     settings = ["workers=2", "cache_images=false", "checkpoint_period=2", "images_per_batch=2"]
     reached = tmp_path / layout.checkpoint(3)
-    status, rest = interrupt([*train, *settings, "iterations=100000"], reached)
+    status, rest = interrupt([*train, *settings, "iterations=2000"], reached)
     assert status == 130, rest
     assert "Traceback" not in rest
     (line,) = [line for line in rest.splitlines() if "interrupted" in line]
@@ -60,7 +66,7 @@ def test_detectron2(config_file: Path, tmp_path: Path, processes: int) -> None:
     train = ["-m", "iif.d2.train", "--config-file", str(config_file), "--num-gpus", str(processes)]
     train += ["OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu", "SOLVER.CHECKPOINT_PERIOD", "2"]
     reached = tmp_path / layout.checkpoint(3)
-    status, rest = interrupt([*train, "SOLVER.MAX_ITER", "100000"], reached)
+    status, rest = interrupt([*train, "SOLVER.MAX_ITER", "2000"], reached)
     assert status == 130, rest
     assert "Traceback" not in rest
     (line,) = [line for line in rest.splitlines() if "interrupted" in line]

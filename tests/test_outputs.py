@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from helpers_compare import make_gt, make_results, write
+from helpers_interrupt import start_interruptible
 from iif import layout
 from iif.cli import COMMANDS, main
 from iif.commands.arguments import Argument, check_outputs, inputs_of
@@ -314,7 +315,7 @@ STOPPED = (
 def test_an_interrupt_is_one_line_and_says_how_to_go_on(
     tmp_path: Path, command: list[str], told: str
 ) -> None:
-    process = subprocess.Popen(
+    process = start_interruptible(
         [sys.executable, "-c", STOPPED, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -333,7 +334,7 @@ def test_an_interrupt_is_one_line_and_says_how_to_go_on(
 def test_an_interrupt_of_a_command_with_several_processes_is_one_line(tmp_path: Path) -> None:
     """Ctrl-C reaches every process of the terminal's group."""
     command = ["openmoji", str(tmp_path / "data"), "--train", "20000", "--workers", "2"]
-    process = subprocess.Popen(
+    process = start_interruptible(
         [sys.executable, "-m", "iif.cli", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

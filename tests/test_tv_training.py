@@ -106,7 +106,7 @@ class TestTraining:
             "config = tiny_config(iterations=3, images_per_batch=4)\n"
             f"summary = train(data, {os.fspath(data.parent / 'images')!r}, sys.argv[1], config,\n"
             "    val_json=data, device='cpu')\n"
-            "print('SUMMARY', summary is not None)\n"
+            "sys.stdout.write(f'SUMMARY {summary is not None}\\n')\n"
         )
         done = subprocess.run(
             [
