@@ -20,6 +20,7 @@ from iif.data.results import load_results
 from iif.errors import InputError
 from iif.evaluation.matches_file import load_evaluated, load_matches, save_matches
 from iif.evaluation.matching import (
+    AREA_RANGES,
     ErrorType,
     Matches,
     Outcome,
@@ -433,3 +434,11 @@ def test_the_order_by_score_is_stable(values: list[float], single: bool, first: 
     assert _by_falling(score).tolist() == expected.tolist()
     if first < len(score):
         assert set(_by_falling(score, first)[:first]) == set(expected[:first])
+
+
+def test_the_area_ranges_are_those_of_lvis() -> None:
+    from lvis import LVISEval
+
+    params = LVISEval.__init__.__globals__["Params"]("bbox")
+    theirs = dict(zip(params.area_rng_lbl, map(tuple, params.area_rng), strict=True))
+    assert theirs == AREA_RANGES

@@ -6,13 +6,14 @@ import json
 
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 
 from iif.cli import main
 from iif.methods import BASELINE, METHODS, Method, build_method
+from iif.methods.affine import Affine
 from iif.methods.facts import all_facts, facts
 from iif.report.methods import NEEDS, PHASES
-from method_contract import STATISTICS
+from method_contract import STATISTICS, K
 
 NAMES = [name for name in METHODS if name != BASELINE]
 
@@ -61,3 +62,18 @@ def test_a_method_without_a_softmax_says_that_torchvision_cannot_train_it():
     for found in all_facts():
         own = METHODS[found["name"]]
         assert found["softmax"] == (own.loss is Method.loss)
+
+
+def test_the_values_to_tune_rise() -> None:
+    for kind in METHODS.values():
+        assert list(kind.tuned_values) == sorted(set(kind.tuned_values)), kind.name
+        assert bool(kind.tuned_values) == (kind.tuned_option is not None), kind.name
+
+
+def test_a_shift_downwards_alone_is_added() -> None:
+    method = Affine(
+        Affine.options_type(), STATISTICS, torch.ones(K), torch.full((K,), -1.0), phase="test"
+    )
+    outputs = torch.zeros(2, K + 1)
+    expected = torch.tensor([-1.0] * K + [0.0]).expand(2, -1)
+    assert torch.equal(method.test_logits(outputs), expected)

@@ -364,3 +364,26 @@ def test_detectron2_knows_the_counts_of_lvis_v1():
     assert counted.num_images == 100_170
     assert counted.image_count[0] == 64
     assert np.unique(counted.groups, return_counts=True)[1].tolist() == [461, 405, 337]
+
+
+def test_what_is_saved_is_loaded_and_another_format_is_not(tmp_path: Path) -> None:
+    statistics = ClassStatistics(
+        image_count=[3, 1], num_images=9, instance_count=[4, 1], names=["a", "b"], ids=[7, 2]
+    )
+    path = tmp_path / "class_statistics.json"
+    statistics.save(path)
+    assert ClassStatistics.load(path).to_dict() == statistics.to_dict()
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": "other/1"}))
+    with pytest.raises(InputError, match="not class statistics"):
+        ClassStatistics.load(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "limit", "end"), [(range(7), 5, " and 2 more"), (range(7), 2, " and 5 more")]
+)
+def test_classes_beyond_the_limit_are_counted(rows: range, limit: int, end: str) -> None:
+    statistics = ClassStatistics(image_count=[1] * 7, num_images=9)
+    text = statistics.describe(list(rows), limit)
+    assert text.endswith(end)
+    assert text.count("(id ") == limit
+    assert "more" not in statistics.describe(list(rows), 7)
