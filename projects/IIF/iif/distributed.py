@@ -20,6 +20,11 @@ from iif.locking import folder_lock
 _LOST = re.compile("[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited")
 
 
+def is_lost_connection(error: BaseException) -> bool:
+    """Return whether an error is torch's word for a process at the other end that is gone."""
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
+
+
 def rank() -> int:
     """Return this process's number, 0 when there is only one."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -86,7 +91,7 @@ def process_group(device: torch.device) -> Iterator[None]:
     except (InputError, FloatingPointError) as error:
         raise type(error)(f"rank {own}: {error}") from None
     except RuntimeError as error:
-        if not _LOST.search(str(error)):
+        if not is_lost_connection(error):
             raise
         raise ConnectionAbortedError(
             f"rank {own}: stopped, because another process of this run has failed; its message "

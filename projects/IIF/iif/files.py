@@ -18,6 +18,7 @@ from typing import IO, Annotated, Any, TypeVar
 
 import msgspec
 
+from iif import layout
 from iif.errors import InputError
 from iif.outputs import is_special, refuse_input
 
@@ -315,3 +316,27 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """Return a checkpoint's path: the file itself, or the last one of an output folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if not path.is_file():
+            raise InputError(f"{path}: no such checkpoint")
+        return path
+    last = path / layout.LAST_CHECKPOINT
+    if not last.is_file():
+        raise InputError(f"{path}: holds no checkpoint (no {last.name}); train into it first")
+    name = last.read_text(encoding="utf-8", errors="replace").strip()
+    if not name or not (path / name).is_file():
+        named = f"names {name!r}, which is not there" if name else "is empty"
+        raise InputError(
+            f"{last}: {named}; write the name of a checkpoint of the folder into it, or remove it "
+            "to start anew"
+        )
+    return path / name

@@ -16,6 +16,7 @@ from iif.classification.config import ClassifyConfig
 from iif.classification.model import ClassificationModel, build_model
 from iif.errors import InputError
 from iif.files import atomic_write, versions
+from iif.files import find_checkpoint as find
 from iif.methods import METHODS, Method
 from iif.methods.record import PREFIX, RECORD, check_evaluated, check_resumed
 from iif.statistics import ClassStatistics
@@ -86,23 +87,6 @@ def save(
         torch.save(content, f)
     with atomic_write(path.parent / layout.LAST_CHECKPOINT) as f:
         f.write(path.name)
-
-
-def find(path: str | os.PathLike[str]) -> Path:
-    """Return a checkpoint's path: the file itself, or the last one of an output folder.
-
-    Raises:
-        InputError: there is none.
-    """
-    path = Path(path)
-    if path.is_dir():
-        last = path / layout.LAST_CHECKPOINT
-        if not last.is_file():
-            raise InputError(f"{path}: holds no checkpoint (no {last.name}); train into it first")
-        path = path / last.read_text(encoding="utf-8").strip()
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint")
-    return path
 
 
 def read(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -18,12 +18,12 @@ from iif.d2.config import load_config
 from iif.d2.method import record_of
 from iif.d2.statistics import statistics_from_config
 from iif.d2.visualizer import draw_panel
-from iif.errors import InputError
+from iif.files import find_checkpoint
 
 
 def load(path: str | os.PathLike[str], device: str | None) -> tuple[Any, Any, Any, Path, Any]:
     """Return the fields of an `iif.predict.Predictor`."""
-    file = _checkpoint(Path(path))
+    file = find_checkpoint(path)
     cfg = load_config(str(file.with_name(layout.CONFIG_YAML)), ["MODEL.WEIGHTS", str(file)])
     if device is not None:
         cfg.MODEL.DEVICE = device
@@ -46,15 +46,3 @@ def load(path: str | os.PathLike[str], device: str | None) -> tuple[Any, Any, An
         return rows
 
     return detect, statistics, record_of(model), file, draw_panel
-
-
-def _checkpoint(path: Path) -> Path:
-    if path.is_file():
-        return path
-    last = path / layout.LAST_CHECKPOINT
-    if not last.is_file():
-        raise InputError(f"{path}: holds no checkpoint (no {last.name}); train into it first")
-    file = path / last.read_text(encoding="utf-8").strip()
-    if not file.is_file():
-        raise InputError(f"{last}: names {file.name!r}, which is not there; name a checkpoint")
-    return file

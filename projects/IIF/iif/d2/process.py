@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import logging
 import os
-import re
 import secrets
 import sys
 import time
@@ -26,15 +25,13 @@ from iif import layout
 from iif.d2.checkpoint import saved_seed
 from iif.d2.method import method_from_config
 from iif.d2.statistics import statistics_of_run
+from iif.distributed import is_lost_connection
 from iif.errors import InputError
 from iif.files import os_error_text
 from iif.locking import folder_lock
 
 logger = logging.getLogger(__name__)
 
-
-# How gloo and NCCL say that a process at the other end is gone.
-_LOST = re.compile("[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited")
 
 # Seconds within which the launching process ends those whose partner has failed.
 _PATIENCE = 30
@@ -55,7 +52,7 @@ def rank_errors() -> Iterator[None]:
         print(f"rank {comm.get_rank()}: error: {_one_line(error)}", file=sys.stderr, flush=True)
         sys.exit(_status(error))
     except RuntimeError as error:
-        if comm.get_world_size() == 1 or not _LOST.search(str(error)):
+        if comm.get_world_size() == 1 or not is_lost_connection(error):
             raise
         time.sleep(_PATIENCE)
         print(
@@ -115,7 +112,7 @@ def _one_line(error: InputError | FloatingPointError) -> str:
 def _without_traceback(record: logging.LogRecord) -> bool:
     """Filter Detectron2's log of an error that is told in one line."""
     error = record.exc_info[1] if record.exc_info else None
-    lost = isinstance(error, RuntimeError) and _LOST.search(str(error))
+    lost = error is not None and is_lost_connection(error)
     return not (lost or isinstance(error, InputError | FloatingPointError))
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from iif import layout
 from iif.errors import InputError
 from iif.files import atomic_write, versions
+from iif.files import find_checkpoint as find
 from iif.methods import METHODS, Method
 from iif.methods.record import RECORD, check_evaluated, check_resumed
 from iif.statistics import ClassStatistics
@@ -93,30 +94,6 @@ def save(
         raise InputError(
             f"{path}: cannot be written ({reason.strerror}): {kept}; make room and resume"
         ) from None
-
-
-def find(path: str | os.PathLike[str]) -> Path:
-    """Return a checkpoint's path: the file itself, or the last one of an output folder.
-
-    Raises:
-        InputError: there is none.
-    """
-    path = Path(path)
-    if not path.is_dir():
-        if not path.is_file():
-            raise InputError(f"{path}: no such checkpoint")
-        return path
-    last = path / layout.LAST_CHECKPOINT
-    if not last.is_file():
-        raise InputError(f"{path}: holds no checkpoint (no {last.name}); train into it first")
-    name = last.read_text(encoding="utf-8", errors="replace").strip()
-    if not name or not (path / name).is_file():
-        named = f"names {name!r}, which is not there" if name else "is empty"
-        raise InputError(
-            f"{last}: {named}; write the name of a checkpoint of the folder into it, or remove it "
-            "to start anew"
-        )
-    return path / name
 
 
 def read(path: str | os.PathLike[str], device: torch.device | str = "cpu") -> dict[str, Any]:
