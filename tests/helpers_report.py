@@ -123,12 +123,6 @@ def make_comparison(
     )  # fmt: skip
 
 
-def _false_discovery(counts, num_gt, matched):
-    false, true = counts.sum(axis=1), np.where(matched, (num_gt + 1) // 2, 0)
-    rate = np.where(matched, 100 * false / np.maximum(false + true, 1), 100.0)
-    return np.where(num_gt > 0, rate, np.nan)
-
-
 def make_analysis(
     runs: tuple[str, ...] = ("baseline", "IIF"),
     *,
@@ -167,7 +161,6 @@ def make_analysis(
                 threshold=np.where(matched, 0.3, np.nan),
                 true_positives=np.where(matched, (num_gt + 1) // 2, 0),
                 false_positives=counts[position],
-                false_discovery=_false_discovery(counts[position], num_gt, matched),
                 curve=curve,
             )
         )  # fmt: skip
@@ -187,12 +180,6 @@ def make_analysis(
                     float((1000 * t / verified[at]).mean()) if at.any() else np.nan for t in totals
                 ],
                 by_type=[c[at].sum(0).tolist() for c in counts],
-                false_discovery=[
-                    float(np.nanmean(_false_discovery(c, num_gt, matched)[chosen]))
-                    if (chosen & (num_gt > 0)).any()
-                    else np.nan
-                    for c in counts
-                ],
             )
         )
     outcome = {"TP": 1000, "FP": 5000, "IGNORED": 300, "UNVERIFIED": 90000}

@@ -17,12 +17,7 @@ from numpy.typing import NDArray
 from iif.data.annotations import Annotations
 from iif.evaluation.fixed_cuts import FixedCut, count_fixed_cuts
 from iif.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, ErrorType, Matches, Outcome
-from iif.evaluation.operating_points import (
-    check_recall,
-    false_discovery,
-    num_kept,
-    select_kept,
-)
+from iif.evaluation.operating_points import check_recall, num_kept, select_kept
 from iif.evaluation.overlaps import has_area
 from iif.evaluation.runs import Run
 
@@ -44,8 +39,6 @@ class RunFalsePositives:
         threshold: (K,) score at which it reaches the matched recall; NaN where it does not.
         true_positives: (K,) with a score at or above the threshold.
         false_positives: (K, 5) with a score at or above the threshold, by ERROR_TYPES.
-        false_discovery: (K,) percent of the detections with a score at or above the threshold that
-            are false positives; 100 where the recall is not reached, NaN without ground truth.
         curve: group -> (recalls,) false positives per 1,000 verified images, mean over the
             categories that every run brings to that recall; NaN where there is none.
     """
@@ -60,7 +53,6 @@ class RunFalsePositives:
     threshold: NDArray[np.float64]
     true_positives: NDArray[np.int64]
     false_positives: NDArray[np.int64]
-    false_discovery: NDArray[np.float64]
     curve: dict[str, NDArray[np.float64]]
 
 
@@ -91,9 +83,6 @@ class GroupRow:
         mean: mean per category; NaN when matched is 0.
         per_1000: per 1,000 verified images of the category, mean over categories.
         by_type: (runs, 5) sums by ERROR_TYPES.
-        false_discovery: mean over **all** categories with ground truth, matched or not, of the
-            false discovery rate in percent, in which a category that the run does not bring to the
-            recall counts as 100; NaN without a category.
     """
 
     group: str
@@ -104,7 +93,6 @@ class GroupRow:
     mean: list[float]
     per_1000: list[float]
     by_type: list[list[int]]
-    false_discovery: list[float]
 
 
 @dataclass(frozen=True)
@@ -247,7 +235,6 @@ def _run_part(
         threshold=threshold,
         true_positives=np.bincount(category[true], minlength=num_categories),
         false_positives=by_type.reshape(num_categories, len(ERROR_TYPES)),
-        false_discovery=false_discovery(matches, kept),
         curve=curve,
     )
 
@@ -276,7 +263,6 @@ def _group_row(
         mean=[_mean(total) for total in totals],
         per_1000=[_mean(1000 * total / verified[counted]) for total in totals],
         by_type=[c.sum(axis=0).tolist() for c in counts],
-        false_discovery=[_mean(run.false_discovery[chosen]) for run in runs],
     )
 
 

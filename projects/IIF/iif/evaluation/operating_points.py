@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif.errors import InputError
-from iif.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
+from iif.evaluation.matching import TRUE_POSITIVE, Matches
 
 
 def check_recall(recall: float) -> None:
@@ -34,27 +34,6 @@ def num_kept(matches: Matches, recalls: Sequence[float] | NDArray[np.float64]) -
         reached = last < len(falling)
         kept[reached, k] = np.searchsorted(falling, falling[last[reached]], side="right")
     return kept
-
-
-def false_discovery(matches: Matches, kept: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return (K,) each category's false discovery rate at its operating point, in percent.
-
-    The rate is FP / (FP + TP), one minus the precision, over the detections that are kept. A
-    category that does not reach the recall has 100: no detections that it leaves out can improve
-    the figure. NaN where a category has no ground truth.
-
-    Args:
-        matches: of a run.
-        kept: (K,) number of detections to keep of each category, from `num_kept`.
-    """
-    category, at_point = select_kept(matches, kept)
-    counts = [
-        np.bincount(category[at_point & (matches.flags[0, 0] == flag)], minlength=len(kept))
-        for flag in (FALSE_POSITIVE, TRUE_POSITIVE)
-    ]
-    # A category that reaches the recall has a true positive.
-    rate = np.where(kept >= 0, 100 * counts[0] / np.maximum(counts[0] + counts[1], 1), 100.0)
-    return np.where(matches.num_gt[0] > 0, rate, np.nan)
 
 
 def select_kept(
