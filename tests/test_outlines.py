@@ -31,9 +31,10 @@ def test_mask_path_has_holes_and_parts() -> None:
     mask[5:25, 5:25] = True
     mask[10:20, 10:20] = False
     mask[30:38, 30:38] = True
-    path = mask_path(mask)
+    # Corners are whole units: of a quarter of a pixel here.
+    path = mask_path(mask, scale=4.0)
     assert path.count("M") == 3
-    assert (_rasterise(path, 1.0, mask.shape) ^ mask).sum() <= 20
+    assert (_rasterise(path, 4.0, mask.shape) ^ mask).sum() <= 20
     assert mask_path(np.zeros((5, 5), bool)) == ""
 
 
@@ -45,7 +46,11 @@ def _rasterise(path: str, scale: float, shape: tuple[int, ...]) -> np.ndarray:
     centres = (np.stack([x.ravel(), y.ravel()], 1) + 0.5) * scale
     inside = np.zeros(len(centres), bool)
     for part in re.findall(r"M([^MZ]*)Z", path):
-        corners = np.array([[float(v) for v in c.split()] for c in part.split("L")])
+        start, steps = (
+            np.array([int(v) for v in re.findall(r"-?\d+", numbers)]).reshape(-1, 2)
+            for numbers in part.split("l")
+        )
+        corners = np.concatenate([start, start + np.cumsum(steps, axis=0)])
         inside ^= Outline(corners).contains_points(centres)
     return inside.reshape(shape)
 

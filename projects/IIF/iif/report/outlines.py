@@ -18,13 +18,21 @@ def mask_path(mask: NDArray[np.bool_], *, scale: float = 1.0, tolerance: float =
             shrink to fewer than three corners are left out.
 
     Returns:
-        Path data in output units with one decimal, the mask's top left corner at (0, 0); empty for
-        an empty mask.
+        Path data in whole output units, each corner relative to the one before, the mask's top left
+        corner at (0, 0); empty for an empty mask.
     """
     rings = [ring for part in trace(mask.astype(np.float32)) for ring in part]
-    corners = [np.round(simplify(ring * scale, tolerance), 1) for ring in rings]
     return "".join(
-        "M" + "L".join(f"{x:g} {y:g}" for x, y in ring[:-1]) + "Z"
-        for ring in corners
-        if len(ring) > 3
+        _ring(np.rint(simplify(ring * scale, tolerance)).astype(np.int64)) for ring in rings
     )
+
+
+def _ring(corners: NDArray[np.int64]) -> str:
+    """Return a closed ring, (n, 2) with the first corner again at its end; "" of fewer than three."""
+    steps = np.diff(corners, axis=0)
+    steps = steps[steps.any(axis=1)]
+    if len(steps) < 3:
+        return ""
+    x, y = corners[0].tolist()
+    numbers = " ".join(map(str, steps[:-1].ravel().tolist()))
+    return f"M{x} {y}l{numbers}Z".replace(" -", "-")
