@@ -221,16 +221,14 @@ def _scene(
             for g in np.flatnonzero(gt.ann_image == image)
         ],
         detections=[
-            [
-                _detection_object(gt, run, int(d), KINDS[kinds(run.matches, d)])
-                for d in r[run.detections.image[r] == image]
-            ]
+            [detection_object(gt, run, int(d)) for d in r[run.detections.image[r] == image]]
             for run, r in zip(runs, rows, strict=True)
         ],
     )
 
 
-def _detection_object(gt: Annotations, run: Run, row: int, kind: str) -> SceneObject:
+def detection_object(gt: Annotations, run: Run, row: int) -> SceneObject:
+    """Return a detection, neither capped nor degenerate, as an object in a picture."""
     detections = run.detections
     rle = detections.rle[row] if detections.rle is not None else None
     bbox = detections.bbox[row].tolist() if detections.bbox is not None else _rle_box(rle)
@@ -240,7 +238,7 @@ def _detection_object(gt: Annotations, run: Run, row: int, kind: str) -> SceneOb
         segmentation=rle,
         category=category,
         name=gt.category_names[category],
-        kind=kind,
+        kind=KINDS[kinds(run.matches, row)],
         score=float(detections.score[row]),
         index=row,
     )

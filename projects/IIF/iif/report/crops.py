@@ -1,11 +1,11 @@
-"""Crops around single detections, false positives above all: what each run finds there."""
+"""Crops around single detections and missed objects: what each run finds there."""
 
 from __future__ import annotations
 
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,12 @@ from pycocotools import mask as mask_util
 
 from iif.data.annotations import Annotations
 from iif.data.images import find_images, read_image
-from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
+from iif.evaluation.false_positives import FalsePositiveAnalysis
 from iif.evaluation.runs import Run
-from iif.evaluation.scenes import KINDS, Scene, SceneObject, choose_scenes, kinds, shown
+from iif.evaluation.scenes import Scene, SceneObject, choose_scenes
 from iif.progress import progress
+from iif.report.crop_subjects import MISSED, Subject, choose_missed, choose_subjects
+from iif.report.nearest import miss_reason, nearest_detection
 from iif.report.outlines import mask_path
 
 # A crop is shown about 370 CSS pixels wide. With these a page for LVIS val stays below 3 MB.
@@ -28,16 +30,6 @@ MAX_SHAPES = 24
 # The whole image beside a crop: just to see where the crop lies.
 WHOLE_SIDE = 200
 WHOLE_BYTES = 3 * 1024
-
-CHANGES = ("removed", "added", "kept")
-
-_CANDIDATE = np.dtype(
-    [
-        *((field, np.int64) for field in ("run", "row", "image", "category", "kind", "change")),
-        ("score", np.float64),
-        ("rank", np.int64),
-    ]
-)
 
 Window = tuple[int, int, int, int]
 """x, y, width, height in pixels of the image."""
@@ -73,14 +65,17 @@ class Crop:
         window: the part of the image that it shows.
         width, height: of the embedded picture.
         picture: its bytes, WebP.
-        category, group, kind: of the detection it was cut around, a false or true positive.
+        category, group, kind: of the detection it was cut around, a false or true positive; of an
+            object that a run misses, with the kind MISSED.
         truth: category of the object that decided about it; "" where there is none.
-        change: "removed" (no later run makes it), "added" (the baseline does not make it), "kept"
-            (the baseline and a later run make it), or "" with a single run.
+        change: "removed" (no later run has the detection or the miss), "added" (the baseline does
+            not have it), "kept" (the baseline and a later run have it), or "" with a single run.
         whole: the whole image, small, WebP; empty where the crop is all of it.
         file_name: of the image.
         image_size: height, width of the whole image in pixels.
         panels: (runs + 1,) shapes, ground truth last.
+        why: of a missed object "Loc", "Cls" or "Miss"; else "".
+        reason: why it is missed, in words, with the nearest detection; else "".
         left_out: (runs + 1,) number of shapes of each panel beyond MAX_SHAPES, not drawn.
     """
 
@@ -96,21 +91,11 @@ class Crop:
     panels: list[list[Shape]]
     left_out: list[int]
     truth: str = ""
+    why: str = ""
+    reason: str = ""
     file_name: str = ""
     whole: bytes = b""
     image_size: tuple[int, int] = (0, 0)
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A detection to cut a crop around: ``row`` of run ``run``; see `Crop`."""
-
-    run: int
-    row: int
-    image: int
-    category: int
-    kind: str
-    change: str
 
 
 def make_crops(
@@ -119,19 +104,23 @@ def make_crops(
     runs: Sequence[Run],
     images: str | os.PathLike[str],
     count: int = MAX_CROPS,
+    found: Sequence[NDArray[np.uint8]] = (),
 ) -> list[Crop]:
-    """Cut crops around false positives, and some true ones, at the matched recall.
+    """Cut crops around false positives, some true ones and missed objects.
 
     Args:
         analysis, gt, runs: as given to and returned by `analyse`; ``gt`` with masks for segm.
         images: folder of the images.
-        count: at most so many crops.
+        count: at most so many crops, a quarter of them around missed objects.
+        found: (G,) of each run what became of each object, from
+            `iif.evaluation.missed.found_objects`; without it there are no missed objects.
 
     Raises:
         InputError: an image is missing, cannot be read or has another size.
     """
     files = find_images(gt, images)
-    subjects = choose_subjects(analysis, runs, count)
+    missed = choose_missed(gt, found, count // 4) if found else []
+    subjects = [*choose_subjects(analysis, gt, runs, count - len(missed)), *missed]
     rows = sorted({subject.image for subject in subjects})
     ids = gt.image_ids[rows].tolist()
     scenes = choose_scenes(analysis, gt, runs, image_ids=ids)
@@ -139,144 +128,50 @@ def make_crops(
     for scene in progress(scenes, desc="Crops"):
         pixels = read_image(files[scene.image], scene.height, scene.width)
         for subject in (s for s in subjects if s.image == scene.image):
-            objects = {o.index: o for o in scene.detections[subject.run]}
-            crops[subject] = cut_crop(
-                scene,
-                subject.run,
-                objects[subject.row],
-                pixels,
-                group=str(analysis.category_groups[subject.category]),
-                change=subject.change,
-                truth=_truth(gt, runs[subject.run], subject.row),
-            )
+            cut = _missed_crop if subject.kind == MISSED else _detection_crop
+            crops[subject] = cut(scene, subject, pixels, gt, runs)
     return [crops[subject] for subject in subjects]
 
 
-def choose_subjects(
-    analysis: FalsePositiveAnalysis, runs: Sequence[Run], count: int
-) -> list[Subject]:
-    """Return at most ``count`` detections at the matched recall, as varied as possible.
-
-    One is taken from each combination of change, frequency group and kind (an error type, or a
-    true positive), then a second one, and so on. Within a combination different categories and
-    images come first, then higher scores.
-    """
-    pools = []
-    for wanted in (ERROR_TYPES, ("TP",)):
-        found = [
-            _of_kind(run, rows, wanted)
-            for run, rows in zip(runs, shown(analysis, runs), strict=True)
-        ]
-        parts = enumerate(zip(runs, found, _changes(runs, found), strict=True))
-        pools += [
-            _candidates(position, run, rows, change) for position, (run, rows, change) in parts
-        ]
-    pool = np.concatenate(pools)
-    best = np.lexsort((-pool["score"], pool["rank"]))
-    group = np.unique(analysis.category_groups, return_inverse=True)[1]
-    stratum = (pool["change"] * len(group) + group[pool["category"]]) * len(KINDS) + pool["kind"]
-    chosen = best[np.argsort(occurrence(stratum[best]), kind="stable")][:count]
-    return [
-        Subject(
-            run=int(candidate["run"]),
-            row=int(candidate["row"]),
-            image=int(candidate["image"]),
-            category=int(candidate["category"]),
-            kind=KINDS[candidate["kind"]],
-            change=CHANGES[candidate["change"]] if len(runs) > 1 else "",
-        )
-        for candidate in pool[chosen]
-    ]
+def _detection_crop(
+    scene: Scene, subject: Subject, pixels: NDArray[np.uint8], gt: Annotations, runs: Sequence[Run]
+) -> Crop:
+    objects = {o.index: o for o in scene.detections[subject.run]}
+    return cut_crop(
+        scene,
+        subject.run,
+        objects[subject.row],
+        pixels,
+        group=str(gt.groups[subject.category]),
+        change=subject.change,
+        truth=_truth(gt, runs[subject.run], subject.row),
+    )
 
 
-def _candidates(
-    position: int, run: Run, rows: NDArray[np.int64], change: NDArray[np.int64]
-) -> NDArray[np.void]:
-    """Return the detections ``rows`` of a run as records."""
-    # One that a later run shares with the baseline is shown once, as the baseline's.
-    if position > 0:
-        own = change != CHANGES.index("kept")
-        rows, change = rows[own], change[own]
-    image, category = run.detections.image[rows], run.detections.category[rows]
-    pool = np.zeros(len(rows), _CANDIDATE)
-    pool["run"], pool["row"], pool["change"] = position, rows, change
-    pool["image"], pool["category"] = image, category
-    pool["score"], pool["kind"] = run.detections.score[rows], kinds(run.matches, rows)
-    # The second of a category or of an image comes after the first of every other.
-    pool["rank"] = np.maximum(occurrence(category), occurrence(image))
-    return pool
-
-
-def _of_kind(run: Run, rows: NDArray[np.int64], wanted: Sequence[str]) -> NDArray[np.int64]:
-    return rows[np.isin(kinds(run.matches, rows), [KINDS.index(kind) for kind in wanted])]
+def _missed_crop(
+    scene: Scene, subject: Subject, pixels: NDArray[np.uint8], gt: Annotations, runs: Sequence[Run]
+) -> Crop:
+    """Cut a crop around a missed object; in each run's panel it stands with what lies nearest."""
+    (object_,) = (o for o in scene.ground_truth if o.index == subject.row)
+    nearest = [nearest_detection(gt, run, subject.row) for run in runs]
+    crop = cut_crop(
+        scene,
+        len(runs),
+        object_,
+        pixels,
+        group=str(gt.groups[subject.category]),
+        change=subject.change,
+        truth=object_.name,
+        also=[[object_, *([] if near is None else [near.object])] for near in nearest],
+    )
+    reason = miss_reason(subject.why, nearest[subject.run])
+    return replace(crop, kind=MISSED, why=subject.why, reason=reason)
 
 
 def _truth(gt: Annotations, run: Run, row: int) -> str:
     """Return the category of the object that decided about a detection; "" where none did."""
     object_ = int(run.matches.gt_row[row])
     return "" if object_ < 0 else gt.category_names[int(gt.ann_category[object_])]
-
-
-def occurrence(values: NDArray) -> NDArray[np.int64]:
-    """Return for each value how often the same value occurs before it."""
-    order = np.argsort(values, kind="stable")
-    ranks = np.empty(len(values), np.int64)
-    ranked = values[order]
-    ranks[order] = np.arange(len(values)) - np.searchsorted(ranked, ranked)
-    return ranks
-
-
-def _changes(runs: Sequence[Run], found: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-    """Return for each run's detections their positions in CHANGES."""
-    changes = []
-    for position, rows in enumerate(found):
-        others = range(1, len(runs)) if position == 0 else (0,)
-        twin = np.zeros(len(rows), bool)
-        for other in others:
-            twin |= _has_twin(runs[position], rows, runs[other], found[other])
-        changes.append(np.where(twin, CHANGES.index("kept"), min(position, 1)))
-    return changes
-
-
-def _has_twin(
-    run: Run, rows: NDArray[np.int64], other: Run, other_rows: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Return whether ``other`` has a box of the same image and category with IoU >= 0.5."""
-    num_categories = 1 + max(
-        run.detections.category[rows].max(initial=0),
-        other.detections.category[other_rows].max(initial=0),
-    )
-    keys = [
-        r.detections.image[d].astype(np.int64) * num_categories + r.detections.category[d]
-        for r, d in ((run, rows), (other, other_rows))
-    ]
-    order = np.argsort(keys[1], kind="stable")
-    start = np.searchsorted(keys[1][order], keys[0], side="left")
-    size = np.searchsorted(keys[1][order], keys[0], side="right") - start
-    # All pairs that share image and category: position in rows, position in other_rows.
-    first = np.repeat(np.arange(len(rows)), size)
-    offset = np.arange(len(first)) - np.repeat(np.cumsum(size) - size, size)
-    second = order[np.repeat(start, size) + offset]
-    twins = _iou(_boxes(run, rows)[first], _boxes(other, other_rows)[second]) >= 0.5
-    return np.bincount(first[twins], minlength=len(rows)) > 0
-
-
-def _boxes(run: Run, rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return (n, 4) XYWH; from the masks when the result file has no boxes."""
-    detections = run.detections
-    if detections.bbox is not None:
-        return detections.bbox[rows]
-    assert detections.rle is not None  # a result row has a box or a mask
-    boxes = [mask_util.toBbox(detections.rle[row]) for row in rows.tolist()]
-    return np.array(boxes, np.float64).reshape(-1, 4)
-
-
-def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the (n,) IoU of boxes (n, 4) XYWH, pair by pair."""
-    low = np.maximum(a[:, :2], b[:, :2])
-    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
-    overlap = (high - low).clip(0).prod(axis=1)
-    return overlap / (a[:, 2:].prod(axis=1) + b[:, 2:].prod(axis=1) - overlap)
 
 
 def cut_crop(
@@ -288,16 +183,19 @@ def cut_crop(
     group: str,
     change: str,
     truth: str = "",
+    also: Sequence[Sequence[SceneObject]] = (),
 ) -> Crop:
-    """Cut the surroundings of one detection out of an image and outline all objects in it.
+    """Cut the surroundings of one object out of an image and outline all objects in it.
 
     Args:
         scene: the image's objects.
-        run: position of the run that made the detection.
-        subject: the detection, one of ``scene.detections[run]``.
+        run: position of the panel of the subject: of the run that made the detection, or one
+            beyond the last for ground truth.
+        subject: the detection, one of ``scene.detections[run]``, or ground truth.
         image: (H, W, 3) RGB, as large as the scene says.
-        group: "r", "c" or "f", of the detection's category.
+        group: "r", "c" or "f", of the subject's category.
         change, truth: see `Crop`.
+        also: more objects to stress in each run's panel; those that are not there are added.
     """
     window = crop_window(subject.bbox, scene.width, scene.height)
     x, y, width, height = window
@@ -313,14 +211,19 @@ def cut_crop(
 
     panels, left_out = [], []
     for position, objects in enumerate([*scene.detections, scene.ground_truth]):
-        visible = [o for o in objects if _is_in(o.bbox, window)]
-        own = position == run
-        visible.sort(key=lambda o: (o.index != subject.index or not own, o.name != subject.name))
-        left_out.append(max(0, len(visible) - MAX_SHAPES))
+        stressed = [subject] if position == run else []
+        stressed += also[position] if position < len(also) else []
+        marks = {(o.kind, o.index) for o in stressed}
+        others = [o for o in objects if (o.kind, o.index) not in marks and _is_in(o.bbox, window)]
+        others.sort(key=lambda o: o.name != subject.name)
+        left_out.append(max(0, len(stressed) + len(others) - MAX_SHAPES))
         panels.append(
             [
-                _shape(o, window, scale, subject=own and o.index == subject.index)
-                for o in visible[:MAX_SHAPES]
+                *(_shape(o, window, scale, subject=True) for o in stressed),
+                *(
+                    _shape(o, window, scale, subject=False)
+                    for o in others[: MAX_SHAPES - len(stressed)]
+                ),
             ]
         )
     return Crop(

@@ -1,4 +1,7 @@
-"""What the page's script draws the crops from, and the links of other sections to them."""
+"""What the page's script draws the crops from, and the links of other sections to them.
+
+A crop around a missed object is of no detected category: its ``name`` is empty.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,15 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+from iif.report.crop_subjects import MISSED
 from iif.report.crops import Crop
-from iif.report.labels import CHANGE_LABELS, GROUP_LABELS, OUTCOME_LABELS, short_name
+from iif.report.labels import (
+    CHANGE_LABELS,
+    GROUP_LABELS,
+    MISSED_LABEL,
+    OUTCOME_LABELS,
+    short_name,
+)
 from iif.report.page_charts import css_kind
 from iif.report.palette import DASHED
 
@@ -24,9 +34,15 @@ class CropLinks:
             for wanted in (
                 {"kind": crop.kind},
                 {"kind": crop.kind, "group": crop.group},
+                {"kind": crop.kind, "name": _name(crop)},
+                {"kind": crop.kind, "name": _name(crop), "truth": crop.truth},
+                {"kind": crop.kind, "truth": crop.truth},
+                {"kind": crop.kind, "why": crop.why},
+                {"kind": crop.kind, "why": crop.why, "group": crop.group},
                 {"group": crop.group},
-                {"name": crop.category},
-                {"name": crop.category, "truth": crop.truth},
+                {"name": _name(crop)},
+                {"name": _name(crop), "truth": crop.truth},
+                {"truth": crop.truth},
             )
         }
 
@@ -46,8 +62,8 @@ def crops_payload(crops: Sequence[Crop], runs: Sequence[str]) -> dict[str, Any]:
         category names, which shapes refer to by position; "short": the same for labels; "wholes":
         image id -> {"src", "w", "h"} of whole images; "crops": each {"id", "file", "src" (WebP as
         data URI), "w", "h", "window" (x, y, width, height in the image), "name", "truth", "group",
-        "groupName", "kind", "change", "panels" (lists of shapes), "leftOut"}; a shape is [name,
-        kind, score or null, box, path, subject].
+        "groupName", "kind", "about" (the kind in words), "change", "why", "panels" (lists of
+        shapes), "leftOut"}; a shape is [name, kind, score or null, box, path, subject].
     """
     names: dict[str, int] = {}
     for crop in crops:
@@ -84,12 +100,14 @@ def _crop(crop: Crop, names: dict[str, int]) -> dict[str, Any]:
         "w": crop.width,
         "h": crop.height,
         "window": list(crop.window),
-        "name": crop.category,
+        "name": _name(crop),
         "truth": crop.truth,
         "group": crop.group,
         "groupName": GROUP_LABELS.get(crop.group, "-"),
         "kind": crop.kind,
+        "about": f"{MISSED_LABEL}, {crop.reason}" if crop.reason else OUTCOME_LABELS[crop.kind],
         "change": crop.change,
+        "why": crop.why,
         "panels": [
             [
                 [
@@ -106,6 +124,10 @@ def _crop(crop: Crop, names: dict[str, int]) -> dict[str, Any]:
         ],
         "leftOut": crop.left_out,
     }
+
+
+def _name(crop: Crop) -> str:
+    return "" if crop.kind == MISSED else crop.category
 
 
 def _data_uri(picture: bytes) -> str:

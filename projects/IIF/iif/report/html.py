@@ -13,22 +13,39 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from iif.errors import InputError
+from iif.evaluation.analyses import Findings
 from iif.evaluation.compare import Comparison
 from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
 from iif.files import atomic_write, versions
-from iif.report import page_charts, sections
+from iif.report import confusion_section, page_charts, sections, threshold_section
+from iif.report.crop_subjects import MISSED
 from iif.report.crops import Crop
 from iif.report.crops_payload import CropLinks, crops_payload
-from iif.report.labels import CHANGE_LABELS, GROUP_LABELS, OUTCOME_LABELS, OUTCOME_NAMES
+from iif.report.labels import (
+    CHANGE_LABELS,
+    GROUP_LABELS,
+    OUTCOME_LABELS,
+    OUTCOME_NAMES,
+    WHY_LABELS,
+)
 from iif.report.page import page_sections
-from iif.report.palette import DASHED, GROUP_COLORS, OUTCOME_COLORS, RUN_COLORS
+from iif.report.palette import (
+    DASHED,
+    FOUND_COLORS,
+    GROUP_COLORS,
+    OUTCOME_COLORS,
+    RUN_COLORS,
+)
 from iif.report.run_details import RunDetails
 from iif.report.templating import render_template
 from iif.report.verdict import shown_verdicts
 
 # Put into the page one after the other.
 STYLES = ("report.css", "sections.css")
-SCRIPTS = ("report.js", "crops.js", "state.js")
+SCRIPTS = ("report.js", "crops.js", "tables.js", "curves.js", "state.js")
+
+
+_KIND_NAMES = {"TP": "True positive", MISSED: "Missed object"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,8 @@ class Report:
         attribution: whom the images of the data set are by; empty where its file does not say it.
         details: of each run's training, of all runs where there is ``everything``; may be empty.
         everything: all runs, where the rest of the page is about two of them; else None.
+        findings: missed objects, curves, confusions and calibration of each run, of the IoU type
+            of the first analysis; empty without them.
         extra: values of sections that come from elsewhere, by the section's id.
     """
 
@@ -55,6 +74,7 @@ class Report:
     attribution: str = ""
     details: Sequence[RunDetails] = ()
     everything: Comparison | None = None
+    findings: Sequence[Findings] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -115,13 +135,33 @@ def _page(report: Report) -> dict[str, Any]:
         "outcome_names": OUTCOME_NAMES,
         "change_labels": CHANGE_LABELS,
         "group_colors": GROUP_COLORS,
+        "found_colors": FOUND_COLORS,
         "group_labels": GROUP_LABELS,
         "metrics": sections.metric_tables(comparison) if comparison is not None else [],
         "analyses": [sections.false_positive_view(a, links) for a in report.analyses],
         "crop_link": links,
-        "crop_kinds": [kind for kind in ("TP", *ERROR_TYPES) if links(kind=kind)],
+        "crop_kinds": [
+            {"kind": kind, "label": _KIND_NAMES.get(kind, kind)}
+            for kind in (*ERROR_TYPES, MISSED, "TP")
+            if links(kind=kind)
+        ],
+        "crop_causes": {w: text for w, text in WHY_LABELS.items() if links(kind=MISSED, why=w)},
         "scatter": page_charts.difference_charts(comparison) if comparison is not None else [],
         "categories": sections.category_table(comparison, main),
-        "crops": crops_payload(report.crops, runs),
+        "payload": _payload(report),
         "has_masks": any(s.path for crop in report.crops for p in crop.panels for s in p),
+    }
+
+
+def _payload(report: Report) -> dict[str, Any]:
+    """Return what the page's scripts draw from: the crops, curves and confusions by category."""
+    payload = crops_payload(report.crops, report.runs)
+    curves = threshold_section.curves_payload(report)
+    if curves is None:
+        return payload
+    analysis = report.analyses[0]
+    return payload | {
+        "categories": {"ids": analysis.category_ids.tolist(), "names": analysis.category_names},
+        "curves": curves,
+        "confusion": confusion_section.confusion_payload(report),
     }

@@ -60,11 +60,33 @@ OUTCOME_LABELS = {
     "Unverifiable": "unverifiable: category not annotated here",
 }
 
-# How a detection relates to the baseline's detections of the same place.
+# How a detection, or a miss, relates to those of the baseline at the same place.
 CHANGE_LABELS = {
-    "removed": "removed: only the baseline makes it",
-    "added": "added: the baseline does not make it",
-    "kept": "kept: the baseline makes it too",
+    "removed": "removed: only the baseline has it",
+    "added": "added: the baseline does not have it",
+    "kept": "kept: the baseline has it too",
+}
+
+# What becomes of an object, by the attributes of `MissedRow`.
+FOUND_LABELS = {
+    "found": "found",
+    "loc": "Loc: detected, but badly placed",
+    "cls": "Cls: detected as another category",
+    "miss": "Miss: not detected",
+}
+# Why crops around missed objects were missed, and the same in the words of a filter.
+MISSED_LABEL = "missed object"
+WHY_LABELS = {"Loc": "badly placed", "Cls": "another category", "Miss": "not detected"}
+# Why an object is missed, by the kind of the detection that lies nearest.
+MISS_REASONS = {
+    "Loc": "localisation: detected, but badly placed",
+    "Cls": "class: another category is detected on it",
+    "Both": "class and localisation: another category is detected near it",
+    "Dupe": "duplicate: the detection there belongs to another object",
+    "Bkg": "background: what is detected there hardly touches it",
+    "Unverifiable": "class: detected as a category that was not looked for in this image",
+    "Ignored": "the detection there is ignored",
+    "None": "no detection: nothing overlaps it",
 }
 
 

@@ -10,7 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iif.report import analyses_section, data_section, several, training_section
+from iif.report import (
+    calibration_section,
+    confusion_section,
+    data_section,
+    missed_section,
+    several,
+    threshold_section,
+    training_section,
+)
 from iif.report.advice import advise
 
 if TYPE_CHECKING:
@@ -45,11 +53,13 @@ SECTIONS = (
     Section("several", "All runs", several.view),
     Section("metrics", "Metrics", lambda report: report.comparison),
     Section("false-positives", "False positives", _has_analyses),
-    Section("missed", "Missed objects", analyses_section.view),
+    Section("missed", "Missed objects", missed_section.view),
+    Section("confusions", "Confusions", confusion_section.view),
+    Section("thresholds", "Thresholds", threshold_section.view),
+    Section("calibration", "Calibration", calibration_section.view),
     Section("curves", "Against recall", _has_analyses),
     Section("coverage", "Coverage", _has_analyses),
     Section("categories", "Categories", lambda report: True),
-    Section("confusions", "Confusions", _has_analyses),
     Section("crops", "Crops", lambda report: True),
     Section("data", "Data", data_section.view),
     Section("training", "Training", training_section.view),

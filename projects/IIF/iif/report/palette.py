@@ -25,6 +25,14 @@ OUTCOME_COLORS = {
 # Kinds that the annotation shows to be neither true nor false positives: drawn dashed.
 DASHED = frozenset({"Ignored", "Unverifiable"})
 
+# What becomes of an object -> colour; a missed one has that of the error that misses it.
+FOUND_COLORS = {
+    "found": OUTCOME_COLORS["TP"],
+    "loc": OUTCOME_COLORS["Loc"],
+    "cls": OUTCOME_COLORS["Cls"],
+    "miss": "#8C8C8C",
+}
+
 GROUP_COLORS = {"r": "#D55E00", "c": "#0072B2", "f": "#009E73"}
 
 # Runs in order, the baseline first.

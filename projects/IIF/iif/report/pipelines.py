@@ -18,6 +18,7 @@ from iif import layout
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import IOU_TYPES, Detections, IouType, load_results
 from iif.errors import InputError
+from iif.evaluation.analyses import Findings, findings_of
 from iif.evaluation.compare import Comparison, RunInfo, compare
 from iif.evaluation.false_positives import FalsePositiveAnalysis, analyse
 from iif.evaluation.matches_file import load_evaluated
@@ -185,14 +186,17 @@ def make_report(
             folder is malformed.
     """
     analyses: list[FalsePositiveAnalysis] = []
+    findings: list[Findings] = []
     crops: list[Crop] = []
     attribution = ""
     if analysed is not None:
         analysis, gt, runs = analysed.analysis, analysed.gt, analysed.runs
         analyses.append(analysis)
         attribution = gt.attribution
+        findings = [findings_of(gt, run.detections, run.matches) for run in runs]
         if images is not None:
-            crops = make_crops(analysis, gt, runs, images, max_crops)
+            found = [of_run.found for of_run in findings]
+            crops = make_crops(analysis, gt, runs, images, max_crops, found)
         others = set(comparison.iou_types if comparison is not None else ()) - {analysis.iou_type}
         for other in IOU_TYPES:
             if other in others:
@@ -216,6 +220,7 @@ def make_report(
         attribution=attribution,
         details=details,
         everything=everything,
+        findings=findings,
     )
 
 

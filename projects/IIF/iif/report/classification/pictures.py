@@ -14,7 +14,8 @@ from iif.errors import InputError
 from iif.evaluation.classification.compare import ClassificationComparison
 from iif.evaluation.classification.measures import GROUPS
 from iif.evaluation.classification.predictions import Predictions
-from iif.report.crops import encode_picture, occurrence
+from iif.report.crop_subjects import occurrence
+from iif.report.crops import encode_picture
 
 MAX_EXAMPLES = 24
 SIDE = 160

@@ -17,7 +17,7 @@
   const MAX_LABELS = 8;
   const list = byId("crop-list");
   const filters = {
-    change: byId("crop-change"), kind: byId("crop-kind"), group: byId("crop-group"),
+    change: byId("crop-change"), kind: byId("crop-kind"), why: byId("crop-why"), group: byId("crop-group"),
     name: byId("crop-category"), truth: byId("crop-truth"),
   };
   for (const key of Object.keys(filters)) if (!filters[key]) delete filters[key];
@@ -96,10 +96,12 @@
     return [details];
   };
   const cropElement = (crop) => {
-    const truth = crop.truth ? `in truth: ${crop.truth}` : crop.kind === "TP" ? "" : "in truth: nothing annotated there";
-    const heading = make("h3", {}, `Detected: ${crop.name} `, make("span", { class: "quiet" }, crop.groupName));
+    const missed = !crop.name;
+    const truth = missed ? "" : `in truth: ${crop.truth || "nothing annotated there"}`;
+    const title = missed ? `Missed: ${crop.truth} ` : `Detected: ${crop.name} `;
+    const heading = make("h3", {}, title, make("span", { class: "quiet" }, crop.groupName));
     if (truth) heading.append(make("span", { class: "truth" }, truth));
-    const words = [payload.kinds[crop.kind].label, payload.changes[crop.change], `image ${crop.id}`].filter(Boolean);
+    const words = [crop.about, payload.changes[crop.change], `image ${crop.id}`].filter(Boolean);
     const panels = make("div", { class: "panels" }, ...crop.panels.map((_, panel) => panelElement(crop, panel)));
     panels.style.setProperty("--panels", crop.panels.length);
     return make(

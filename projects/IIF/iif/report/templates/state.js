@@ -5,7 +5,11 @@
   // Section -> parameter -> the control that it sets.
   const CONTROLS = {
     categories: { search: "category-search", in: "category-group" },
-    crops: { change: "crop-change", kind: "crop-kind", group: "crop-group", name: "crop-category", truth: "crop-truth" },
+    crops: {
+      change: "crop-change", kind: "crop-kind", why: "crop-why", group: "crop-group", name: "crop-category", truth: "crop-truth",
+    },
+    thresholds: { category: "curve-category" },
+    confusions: { run: "confusion-run" },
   };
   const controls = Object.entries(CONTROLS).flatMap(([section, parts]) =>
     Object.entries(parts).map(([key, id]) => ({ section, key, element: byId(id) }))).filter(({ element }) => element);
