@@ -20,15 +20,17 @@ from iif.data.results import Detections
 from iif.evaluation import false_positives as fp
 from iif.evaluation import scenes
 from iif.evaluation.runs import Run, load_runs
+from iif.evaluation.missed import Found, found_objects
+from iif.report.crop_subjects import CHANGES, MISSED, _has_twin, choose_missed, choose_subjects
 from iif.report.crops import (
     MAX_BYTES,
     MAX_SHAPES,
     WHOLE_BYTES,
-    _has_twin,
-    choose_subjects,
     crop_window,
     cut_crop,
+    make_crops,
 )
+from iif.report.nearest import miss_reason, nearest_detection
 
 
 @pytest.fixture(scope="module")
@@ -113,15 +115,15 @@ def analysed(evaluated: Path) -> tuple:
     gt = load_annotations(evaluated / "gt.json", masks=True)
     paths = {name: evaluated / f"{name}.json" for name in ("baseline", "IIF")}
     runs = load_runs(gt, paths, iou_type="segm")
-    return fp.analyse(gt, runs), runs
+    return fp.analyse(gt, runs), gt, runs
 
 
 @pytest.mark.parametrize("wanted", [fp.ERROR_TYPES, ("TP",)], ids=["false", "true"])
 def test_subjects_are_the_detections_and_their_changes(
     analysed: tuple, wanted: tuple[str, ...]
 ) -> None:
-    analysis, runs = analysed
-    subjects = choose_subjects(analysis, runs, 10**6)
+    analysis, gt, runs = analysed
+    subjects = choose_subjects(analysis, gt, runs, 10**6)
     assert len(set(subjects)) == len(subjects)
     assert {"TP"} < {s.kind for s in subjects} <= {"TP", *fp.ERROR_TYPES}
     subjects = [s for s in subjects if s.kind in wanted]
@@ -198,22 +200,121 @@ def test_twins_equal_a_plain_loop(seed: int, kind: str) -> None:
 
 
 def test_few_subjects_come_from_every_stratum(analysed: tuple) -> None:
-    analysis, runs = analysed
+    analysis, gt, runs = analysed
 
     def stratum(subject: object) -> tuple:
         return subject.change, str(analysis.category_groups[subject.category]), subject.kind
 
-    everything = choose_subjects(analysis, runs, 10**6)
+    everything = choose_subjects(analysis, gt, runs, 10**6)
     strata = {stratum(s) for s in everything}
-    few = choose_subjects(analysis, runs, len(strata))
+    few = choose_subjects(analysis, gt, runs, len(strata))
     assert {stratum(s) for s in few} == strata
     assert everything[: len(few)] == few
-    assert choose_subjects(analysis, runs, 0) == []
+    assert choose_subjects(analysis, gt, runs, 0) == []
 
 
 def test_single_run_has_no_changes(evaluated: Path) -> None:
     gt = load_annotations(evaluated / "gt.json", masks=True)
     runs = load_runs(gt, {"IIF": evaluated / "IIF.json"}, iou_type="bbox")
-    subjects = choose_subjects(fp.analyse(gt, runs), runs, 50)
+    subjects = choose_subjects(fp.analyse(gt, runs), gt, runs, 50)
     assert subjects
     assert {s.change for s in subjects} == {""}
+
+
+def test_the_most_frequent_confusions_come_first(analysed: tuple) -> None:
+    analysis, gt, runs = analysed
+
+    def confusions(counted: fp.FalsePositiveAnalysis) -> list[tuple]:
+        return [
+            (s.change, str(gt.groups[s.category]), s.category,
+             int(gt.ann_category[runs[s.run].matches.gt_row[s.row]]))
+            for s in choose_subjects(counted, gt, runs, 10**6) if s.kind == "Cls"
+        ]  # fmt: skip
+
+    before = confusions(analysis)
+    # The last of a stratum of several is confused most often: it comes first.
+    *place, predicted, true = next(
+        s for s in before[::-1] if sum(b[:2] == s[:2] for b in before) > 1
+    )
+    assert next(s for s in before if s[:2] == tuple(place))[2:] != (predicted, true)
+    more = [
+        replace(c, counts=[900, 0]) if (c.gt_category, c.predicted) == (true, predicted) else c
+        for c in analysis.confusions
+    ]
+    after = confusions(replace(analysis, confusions=more))
+    assert next(s for s in after if s[:2] == tuple(place))[2:] == (predicted, true)
+
+
+def test_missed_subjects_are_the_objects_without_a_true_positive(analysed: tuple) -> None:
+    _, gt, runs = analysed
+    found = [found_objects(gt, run.detections, run.matches) for run in runs]
+    subjects = choose_missed(gt, found, 10**6)
+    expected = {}
+    for g in range(len(gt.ann_ids)):
+        before, after = (Found(of_run[g]) > Found.FOUND for of_run in found)
+        if before:
+            expected[0, g] = "kept" if after else "removed"
+        elif after:
+            expected[1, g] = "added"
+    assert {(s.run, s.row): s.change for s in subjects} == expected
+    assert set(expected.values()) == set(CHANGES)
+    for s in subjects:
+        assert (s.kind, s.why) == (MISSED, Found(found[s.run][s.row]).label)
+        assert (s.image, s.category) == (gt.ann_image[s.row], gt.ann_category[s.row])
+    strata = {(s.change, str(gt.groups[s.category]), s.why) for s in subjects}
+    few = choose_missed(gt, found, len(strata))
+    assert {(s.change, str(gt.groups[s.category]), s.why) for s in few} == strata
+    alone = choose_missed(gt, found[:1], 10**6)
+    assert {s.row for s in alone} == {row for run, row in expected if run == 0}
+    assert {s.change for s in alone} == {""}
+
+
+def test_the_nearest_detection_and_the_reason(analysed: tuple) -> None:
+    _, gt, runs = analysed
+    reasons = set()
+    for run in runs:
+        found = found_objects(gt, run.detections, run.matches)
+        for g in np.flatnonzero(found > Found.NOT_COUNTED):
+            near = nearest_detection(gt, run, int(g))
+            rows = np.flatnonzero(
+                (run.detections.image == gt.ann_image[g]) & (run.matches.outcome >= 2)
+            )
+            masks = [run.detections.rle[d] for d in rows]
+            iou = mask_util.iou(masks, [gt.rle(int(g))], [0])[:, 0] if masks else np.zeros(0)
+            if near is None:
+                assert not (iou > 0).any()
+                continue
+            assert near.iou == pytest.approx(iou[list(rows).index(near.object.index)])
+            why = Found(found[g]).label
+            if why == "Found":
+                assert near.object.kind == "TP"
+                assert run.matches.gt_row[near.object.index] == g
+            elif why == "Miss":
+                assert near.iou == pytest.approx(iou.max())
+            else:
+                assert near.object.kind == why
+                assert run.matches.gt_row[near.object.index] == g
+            if why != "Found":
+                reasons.add(miss_reason(why, near).partition(" (")[0])
+                assert f"IoU {near.iou:.2f}" in miss_reason(why, near)
+    assert any(reason.startswith("localisation") for reason in reasons)
+    assert any(reason.startswith("class:") for reason in reasons)
+    assert miss_reason("Miss", None).startswith("no detection")
+
+
+def test_a_missed_object_is_outlined_in_every_panel(analysed: tuple, evaluated: Path) -> None:
+    analysis, gt, runs = analysed
+    found = [found_objects(gt, run.detections, run.matches) for run in runs]
+    crops = make_crops(analysis, gt, runs, evaluated / "images", 40, found)
+    missed = [crop for crop in crops if crop.kind == MISSED]
+    assert len(crops) == 40
+    assert len(missed) == 10
+    for crop in missed:
+        for panel in crop.panels[:-1]:
+            object_, *near = [shape for shape in panel if shape.subject]
+            assert (object_.kind, object_.name) == ("Ground truth", crop.truth)
+            assert len(near) <= 1
+            assert all(shape.score is not None for shape in near)
+        assert [s.name for s in crop.panels[-1] if s.subject] == [crop.truth]
+        assert crop.reason
+    assert not [c for c in make_crops(analysis, gt, runs, evaluated / "images", 8) if c.reason]

@@ -14,7 +14,7 @@ from helpers_report import make_analysis, make_comparison, with_recall
 from iif.errors import InputError
 from iif.evaluation import false_positives as fp
 from iif.evaluation.compare import Interval
-from iif.report import analyses_section, data_section, page, several, training_section
+from iif.report import data_section, page, several, training_section
 from iif.report.advice import NUM_TO_LABEL, advise, recommendation, recommended
 from iif.report.html import Report, render
 from iif.report.labels import short_name
@@ -132,52 +132,6 @@ def test_data_counts_every_category_once() -> None:
         comparison, categories=[replace(row, image_count=None) for row in comparison.categories]
     )
     assert data_section.view(Report(unknown))["histogram"] is None
-
-
-def analyses(found: int) -> dict[str, object]:
-    groups = ("all", "r", "c", "f")
-    return {
-        "missed": [
-            {"group": g, "objects": 40, "found": found, "loc": 3, "cls": 2, "miss": 35 - found}
-            for g in groups
-        ],
-        "error_impact": [
-            {"group": g, "ap50": 31.25, "gains": {"Cls": 4.5, "Loc": None},
-             "false_positives": 6.0, "false_negatives": 7.0}
-            for g in groups
-        ],
-        "thresholds": [
-            {"category_id": 2, "threshold": 0.25, "precision": 50.0, "recall": 75.0, "f1": 60.0}
-        ],
-        "confusion": [
-            {"category_id": 2, "predicted_id": 3, "count": 9},
-            {"category_id": None, "predicted_id": 3, "count": 8},
-            {"category_id": 2, "predicted_id": 2, "count": 7},
-        ],
-    }  # fmt: skip
-
-
-def test_missed_objects_and_costs_of_errors_are_shown_where_they_were_evaluated() -> None:
-    comparison = make_comparison()
-    details = [
-        RunDetails(name, analyses={"segm": analyses(found)})
-        for name, found in (("baseline", 20), ("IIF", 30))
-    ]
-    view = analyses_section.view(Report(comparison, details=details))
-    assert view is not None
-    assert view["missed"][1] == {
-        "group": "rare",
-        "cells": [["40", "20", "3", "2", "15", "50.0"], ["40", "30", "3", "2", "5", "75.0"]],
-    }
-    assert view["impact"][0]["cells"][0] == ["31.2", "4.5", "-", "6.0", "7.0"]
-    names = [row.name for row in comparison.categories]
-    assert view["thresholds"] == [
-        {"name": names[1], "cells": [["0.25", "50.0", "75.0", "60.0"]] * 2}
-    ]
-    assert view["pairs"] == [[(names[1], names[2], "9")]] * 2
-    assert 'id="missed"' in render(Report(comparison, details=details))
-    some = [details[0], RunDetails("IIF")]
-    assert 'id="missed"' not in render(Report(comparison, details=some))
 
 
 def many_runs() -> tuple[Report, list[str]]:

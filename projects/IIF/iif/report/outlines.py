@@ -28,7 +28,7 @@ def mask_path(mask: NDArray[np.bool_], *, scale: float = 1.0, tolerance: float =
 
 
 def _ring(corners: NDArray[np.int64]) -> str:
-    """Return a closed ring, (n, 2) with the first corner again at its end; "" of fewer than three."""
+    """Return a closed ring of (n, 2) corners, the first again at the end; "" of under three."""
     steps = np.diff(corners, axis=0)
     steps = steps[steps.any(axis=1)]
     if len(steps) < 3:
