@@ -76,7 +76,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         hints, nodes = types_of(cls), cls.nodes()
         for key in values:
             if key not in hints and key not in nodes:
-                raise cls._unknown(key)
+                raise cls.unknown(key)
         settings = {
             key: _converted(key, v, hints[key]) for key, v in values.items() if key in hints
         }
@@ -105,7 +105,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             elif key in values:
                 values[key] = value
             else:
-                raise self._unknown(key)
+                raise self.unknown(key)
         return self.from_dict(values)
 
     @classmethod
@@ -130,7 +130,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         ]
 
     @classmethod
-    def _unknown(cls, key: str) -> InputError:
+    def unknown(cls, key: str) -> InputError:
+        """Return the error for a key that is none, with the nearest keys."""
         known = list(cls._written())
         options = [name for name in known if name.partition(".")[2] == key]
         close = options or difflib.get_close_matches(key, known, n=2)
