@@ -376,7 +376,23 @@ def test_the_method_is_recorded(files: tuple[Path, Path], tmp_path: Path) -> Non
     summary = evaluate_files(*files, output_dir=tmp_path / "out", method=method)
     assert summary["method"] == method
     assert json.loads((tmp_path / "out" / "eval_summary.json").read_text()) == summary
-    assert evaluate_files(*files, output_dir=tmp_path / "out")["method"] is None
+    # Evaluated again, as for analyses, the model's record stays; of other files there is none.
+    config, name = {"SEED": 3}, "val"
+    kept = evaluate_files(
+        *files,
+        output_dir=tmp_path / "out",
+        config=config,
+        dataset_name=name,
+        test_settings={"score_threshold": 0.1},
+    )
+    again = evaluate_files(*files, output_dir=tmp_path / "out", analyses=True)
+    assert again["analyses"]
+    assert {**again, "analyses": {}} == kept
+    assert (again["method"], again["config"]) == (method, config)
+    assert evaluate_files(*files, output_dir=tmp_path / "other")["method"] is None
+    rows = json.loads(files[1].read_text())
+    files[1].write_text(json.dumps(rows[1:]))
+    assert evaluate_files(*files, output_dir=tmp_path / "out")["config"] is None
 
 
 @pytest.mark.parametrize("package", ["iif.evaluation", "iif.report"])

@@ -16,6 +16,7 @@ from helpers_report import NASTY, Page, evaluate_runs
 from iif.cli import main
 from iif.data.images import find_images
 from iif.evaluation.compare import compare
+from iif.evaluation.seeds import compare_seeds
 from iif.evaluation.scenes import choose_scenes
 from iif.report import pipelines
 from iif.report.tables import page_number
@@ -138,14 +139,47 @@ def test_many_runs_are_one_table_and_a_page_about_two(evaluated: Path, tmp_path:
     for i in range(pipelines.MAX_RUNS + 1):
         runs.append(tmp_path / f"run{i}")
         shutil.copytree(evaluated / ("IIF" if i == 4 else "baseline"), runs[-1])
-    comparison, everything = pipelines.compare_for_page(runs, bootstrap=20)
+    compared = pipelines.compare_for_page(runs, bootstrap=20)
+    comparison, everything = compared.comparison, compared.everything
     assert comparison.names == ["run0", "run4"]
     assert everything is not None
     assert everything.names == [run.name for run in runs]
-    report = pipelines.make_report(comparison, everything=everything)
+    assert compared.pooled is not None
+    assert compared.pooled.methods == everything.names
+    report = pipelines.make_report(comparison, everything=everything, pooled=compared.pooled)
     assert [run.name for run in report.details] == everything.names
-    few, none = pipelines.compare_for_page(runs[:3], bootstrap=0)
-    assert (len(few.runs), none) == (3, None)
+    few = pipelines.compare_for_page(runs[:3], bootstrap=0)
+    assert (len(few.comparison.runs), few.everything, few.pooled) == (3, None, None)
+
+
+def set_config(folder: Path, method: str, seed: int) -> None:
+    path = folder / "eval_summary.json"
+    summary = json.loads(path.read_text())
+    summary["config"] = {"METHOD": method, "SEED": seed}
+    path.write_text(json.dumps(summary))
+
+
+def test_seeds_of_a_method_are_pooled_and_the_pair_is_of_one_seed(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    runs = []
+    for method, seed in (("plain", 1), ("plain", 2), ("iif", 2), ("iif", 1)):
+        runs.append(tmp_path / f"{method}_seed{seed}")
+        shutil.copytree(evaluated / ("IIF" if method == "iif" else "baseline"), runs[-1])
+        set_config(runs[-1], method, seed)
+    compared = pipelines.compare_for_page(runs, bootstrap=30)
+    assert compared.pooled is not None
+    assert (compared.pooled.methods, compared.pooled.seeds) == (["plain", "iif"], [2, 2])
+    assert compared.comparison.names == ["plain_seed1", "iif_seed1"]
+    # The same as from the files again.
+    again = compare_seeds(runs, ["plain", "plain", "iif", "iif"], bootstrap=30)
+    assert again.metrics == compared.pooled.metrics
+    page = tmp_path / "page.html"
+    assert main(["report", *map(str, runs), "--bootstrap", "30", "--output", str(page)]) == 0
+    assert "Of 2 methods (2 seeds each) iif has the highest mean mask AP" in page.read_text()
+    # Seeds of one method alone are runs side by side.
+    alone = pipelines.compare_for_page(runs[:2] + runs[:1], names=["a", "b", "c"], bootstrap=0)
+    assert alone.pooled is None
 
 
 def test_report_of_one_run_without_images(evaluated: Path, tmp_path: Path) -> None:

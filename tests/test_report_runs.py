@@ -14,10 +14,12 @@ from helpers_report import make_analysis, make_comparison, with_recall
 from iif.errors import InputError
 from iif.evaluation import false_positives as fp
 from iif.evaluation.compare import Interval
+from iif.evaluation.seeds import SeedComparison, SeedRow
 from iif.report import data_section, page, several, training_section
 from iif.report.advice import NUM_TO_LABEL, advise, recommendation, recommended
 from iif.report.html import Report, render
 from iif.report.labels import short_name
+from iif.report.pooled import method_names, pooled_words
 from iif.report.run_details import (
     MAX_POINTS,
     RunDetails,
@@ -162,6 +164,75 @@ def test_methods_are_pooled_over_their_seeds() -> None:
     text = render(report)
     assert 'id="several"' in text
     assert 'id="several"' not in render(Report(make_comparison()))
+
+
+def pooled(means: list[float], **intervals: list[Interval | None]) -> SeedComparison:
+    """Methods a, b, ... of three seeds each, with their mean mask AP."""
+    names = [chr(97 + i) for i in range(len(means))]
+
+    def row(metric: str) -> SeedRow:
+        return SeedRow(
+            "segm",
+            metric,
+            [[mean - 1, mean, mean + 1] for mean in means],
+            list(means),
+            [1.0] * len(means),
+            [mean - means[0] for mean in means[1:]],
+            intervals.get(metric, [Interval(1.0, 9.0)] * (len(means) - 1)),
+            intervals["behind"],
+        )
+
+    rows = [row(metric) for metric in ("AP", "APr", "APc", "APf")]
+    return SeedComparison(names, [3] * len(means), [], rows, [], 1000, 0)
+
+
+def test_the_recommended_method_is_pooled_and_its_rivals_are_named() -> None:
+    behind = [Interval(-9.0, -1.0), Interval(-2.0, 1.0), None]
+    loss = [Interval(-1.0, 1.0), Interval(-6.0, -0.5)]
+    words = pooled_words(pooled([20.0, 24.0, 25.0], behind=behind, APf=loss), "segm")
+    assert words is not None
+    assert words.lead == (
+        "Of 3 methods (3 seeds each) c has the highest mean mask AP: 25.0 \N{PLUS-MINUS SIGN} 1.0; "
+        "a has 20.0 \N{PLUS-MINUS SIGN} 1.0, a difference of +5.0 [+1.0, +9.0]. "
+        "No difference to it is shown for b."
+    )
+    assert words.use.startswith("Use c; b may be as good")
+    assert "It loses in frequent categories (+5.0 [\N{MINUS SIGN}6.0, " in words.use
+    sure = pooled_words(pooled([20.0, 25.0], behind=[Interval(-9.0, -1.0), None]), "segm")
+    assert sure is not None
+    assert sure.use == "Use b: it is better than every other method here."
+    none = pooled_words(pooled([20.0, 20.5], behind=[Interval(-2.0, 1.0), None]), "segm")
+    assert none is not None
+    assert "Nothing is distinguishable" in none.lead
+    assert none.use.startswith("No method is shown to be better than another.")
+    first = pooled_words(pooled([25.0, 20.0], behind=[None, Interval(-9.0, -1.0)]), "segm")
+    assert first is not None
+    assert (
+        "a has the highest mean mask AP: 25.0 \N{PLUS-MINUS SIGN} 1.0, and it is the" in first.lead
+    )
+    bare = pooled_words(replace(pooled([1.0, 2.0], behind=[None, None]), replicates=0), "segm")
+    assert bare is not None
+    assert "the order of the methods may be chance" in bare.use
+    assert pooled_words(pooled([1.0], behind=[None]), "bbox") is None
+
+
+def test_the_page_leads_with_the_methods() -> None:
+    behind = [Interval(-9.0, -1.0), Interval(-8.0, -1.0), None]
+    found = pooled([20.0, 21.0, 25.0], behind=behind)
+    report = replace(many_runs()[0], pooled=found)
+    text = render(report)
+    assert text.index("Of 3 methods (3 seeds each)") < text.index("The two runs that the rest")
+    assert "Use c: it is better than every other method here." in text
+    assert text.count("[+1.0, +9.0]") >= 2
+
+
+def test_names_of_methods_are_what_their_seeds_share() -> None:
+    def names(*runs: tuple[str, str]) -> list[str]:
+        return method_names([RunDetails(name, family=family) for name, family in runs])
+
+    assert names(("iif_seed1", "x"), ("iif_seed2", "x"), ("run", "y")) == ["iif", "iif", "run"]
+    # Two methods whose runs are named alike stay two.
+    assert names(("s1", "x"), ("s2", "x"), ("s3", "y"), ("s4", "y")) == ["s", "s", "s3", "s3"]
 
 
 def test_the_recommended_run_has_the_highest_ap_and_its_cost_is_named() -> None:

@@ -105,13 +105,14 @@ def report(args: Namespace) -> None:
 
     check_recall(args.recall)
     if not reports.report(args):
-        comparison, everything = pipelines.compare_for_page(
+        compared = pipelines.compare_for_page(
             reports.runs_of(args),
             names=args.names,
             bootstrap=args.bootstrap,
             seed=args.seed,
             recall=args.recall,
         )
+        comparison = compared.comparison
         analysed = pipelines.analyse_compared(
             args.gt or pipelines.find_annotations(comparison),
             comparison,
@@ -120,7 +121,12 @@ def report(args: Namespace) -> None:
             pictures=args.images is not None,
         )
         page = pipelines.make_report(
-            comparison, analysed, images=args.images, max_crops=args.crops, everything=everything
+            comparison,
+            analysed,
+            images=args.images,
+            max_crops=args.crops,
+            everything=compared.everything,
+            pooled=compared.pooled,
         )
         write_report(page, args.output)
         print(f"Page: {args.output}")

@@ -1,7 +1,6 @@
 """Comparison of evaluated runs: same data, same settings, intervals on differences.
 
-Works on ``eval_summary.json`` files, and on the ``eval_matches.npz`` beside them for the intervals;
-docs/evaluation.md says what each figure means.
+From ``eval_summary.json`` and the ``eval_matches.npz`` beside it (see docs/evaluation.md).
 """
 
 from __future__ import annotations
@@ -195,6 +194,18 @@ def compare(
             evaluated differently (`refuse_differences`), or names are not different or not given
             for all runs; the message names the fault.
     """
+    return compare_replicated(paths, names=names, bootstrap=bootstrap, seed=seed, recall=recall)[0]
+
+
+def compare_replicated(
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    names: Sequence[str] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    recall: float = 0.5,
+) -> tuple[Comparison, dict[str, Replicates]]:
+    """Return what `compare` returns, and the replicates of its runs by IoU type, as far as made."""
     check_recall(recall)
     found = find_runs(paths, names)
     labels, files = [name for name, _ in found], [file for _, file in found]
@@ -228,7 +239,7 @@ def compare(
         notes += missing if bootstrap else ["no intervals: the bootstrap was turned off."]
 
     dataset, max_dets = summaries[0].dataset, summaries[0].evaluation.max_dets
-    return Comparison(
+    comparison = Comparison(
         runs=[
             RunInfo(
                 label,
@@ -262,6 +273,7 @@ def compare(
         max_dets=max_dets,
         at_recall=at_recall,
     )
+    return comparison, replicates
 
 
 def replicate_runs(

@@ -56,6 +56,7 @@ from iif.evaluation.summary_file import (
     Metrics,
     Results,
     Summary,
+    read_summary,
     write_summary,
 )
 from iif.files import together, versions
@@ -85,7 +86,8 @@ def evaluate_files(
     The files in ``output_dir`` are ``eval_summary.json``, ``eval_matches.npz`` (for bootstraps and
     curves) and, with ``outcomes``, ``outcomes_bbox.csv`` and ``outcomes_segm.csv``. They are
     written when everything is computed, all of them or none. Outcomes of an earlier evaluation in
-    the same folder are removed.
+    the same folder are removed. What its summary records of the model (method, config,
+    test_settings, dataset_name) is kept where it was of the same files and is not given anew.
 
     Args:
         gt_path: the annotation file, LVIS- or COCO-format, or the content of one.
@@ -201,6 +203,13 @@ def evaluate(
                 analysed[iou_type] = analyse_matches(
                     gt, detections, matches[iou_type], max_dets=max_dets, overlaps=overlaps
                 )
+    before = _recorded(output_dir, gt, detections)
+    if before is not None:
+        method = before.method if method is None else method
+        config = before.config if config is None else config
+        dataset_name = dataset_name or before.dataset.name
+        known = {key: v for key, v in (test_settings or {}).items() if v is not None}
+        test_settings = before.test_settings | known
     summary = Summary(
         format=SUMMARY_FORMAT,
         versions=versions(),
@@ -238,6 +247,21 @@ def evaluate(
         tables[iou_type].unlink(missing_ok=True)
     remove_analyses(folder, kept=list(analysed))
     return content
+
+
+def _recorded(
+    folder: str | os.PathLike[str] | None, gt: Annotations, detections: Detections
+) -> Summary | None:
+    """Return the summary in a folder, where it is of the same annotations and detections."""
+    path = Path(folder or "", layout.SUMMARY)
+    if folder is None or not path.is_file() or not detections.sha256:
+        return None
+    try:
+        found = read_summary(path)
+    except InputError:  # of another format: it is replaced
+        return None
+    same = found.dataset.sha256 == gt.sha256 and found.results.sha256 == detections.sha256
+    return found if same else None
 
 
 def fixed_average_precision(

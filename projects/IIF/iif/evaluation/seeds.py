@@ -7,8 +7,8 @@ interval covers the choice of the evaluated images and that of the seeds.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -35,6 +35,8 @@ class SeedRow:
         spreads: (methods,) sample standard deviation over the seeds; None of a single one.
         differences: (methods - 1,) later means minus the first.
         intervals: (methods - 1,) of each difference, over images and seeds; None without.
+        behind: (methods,) interval of each mean minus the highest one; None of the highest itself,
+            and without a bootstrap.
     """
 
     iou_type: str
@@ -44,6 +46,13 @@ class SeedRow:
     spreads: list[float | None]
     differences: list[float | None]
     intervals: list[Interval | None]
+    behind: list[Interval | None]
+
+    @property
+    def best(self) -> int | None:
+        """Position of the method of the highest mean, the first of equal ones; None without."""
+        known = [(mean, -i) for i, mean in enumerate(self.means) if mean is not None]
+        return -max(known)[1] if known else None
 
 
 @dataclass(frozen=True)
@@ -114,20 +123,66 @@ def compare_seeds(
             replicates = runs.replicate_runs(
                 matches, fixed, summaries[0], iou_types, replicates=bootstrap, seed=seed
             )
+    values = [
+        (iou_type, metric, [summary.metrics[iou_type].get(metric) for summary in summaries])
+        for iou_type in iou_types
+        for metric in runs.metric_names(summaries[0].evaluation.max_dets)
+    ]
+    return _pool(
+        names,
+        [str(path) for path in files],
+        values,
+        replicates,
+        bootstrap=bootstrap,
+        seed=seed,
+        notes=notes,
+    )
+
+
+def pool_runs(
+    comparison: runs.Comparison, replicates: Mapping[str, Replicates], names: Sequence[str]
+) -> SeedComparison:
+    """Pool compared runs over their seeds, from the replicates that their comparison made.
+
+    Args:
+        comparison, replicates: from `iif.evaluation.compare.compare_replicated`.
+        names: of each run its method; at least two methods.
+    """
+    return _pool(
+        names,
+        [run.summary for run in comparison.runs],
+        [(row.iou_type, row.metric, row.values) for row in comparison.metrics],
+        replicates,
+        bootstrap=comparison.replicates,
+        seed=comparison.seed,
+        notes=[],
+    )
+
+
+def _pool(
+    names: Sequence[str],
+    summaries: Sequence[str],
+    values: Sequence[tuple[str, str, Sequence[float | None]]],
+    replicates: Mapping[str, Replicates],
+    *,
+    bootstrap: int,
+    seed: int,
+    notes: list[str],
+) -> SeedComparison:
+    """Pool runs: ``values`` are IoU type, metric and each run's value."""
+    methods = list(dict.fromkeys(names))
     members = [[i for i, name in enumerate(names) if name == method] for method in methods]
     # The same picks for every metric: they do not depend on the images that are drawn.
     rng = np.random.default_rng([seed, len(names)])
     picks = [np.array(own)[_picks(len(own), bootstrap, rng)] for own in members]
-    rows = [
-        _row(iou_type, metric, summaries, members, replicates.get(iou_type), picks)
-        for iou_type in iou_types
-        for metric in runs.metric_names(summaries[0].evaluation.max_dets)
-    ]
     return SeedComparison(
         methods=methods,
         seeds=[len(own) for own in members],
-        summaries=[[str(files[i]) for i in own] for own in members],
-        metrics=rows,
+        summaries=[[summaries[i] for i in own] for own in members],
+        metrics=[
+            _row(iou_type, metric, of_runs, members, replicates.get(iou_type), picks)
+            for iou_type, metric, of_runs in values
+        ],
         notes=notes,
         replicates=bootstrap if replicates else 0,
         seed=seed,
@@ -142,22 +197,15 @@ def _picks(seeds: int, replicates: int, rng: np.random.Generator) -> NDArray[np.
 def _row(
     iou_type: str,
     metric: str,
-    summaries: Sequence[runs.Summary],
+    of_runs: Sequence[float | None],
     members: Sequence[Sequence[int]],
     replicates: Replicates | None,
     picks: Sequence[NDArray[np.int64]],
 ) -> SeedRow:
-    values = [[summaries[i].metrics[iou_type].get(metric) for i in own] for own in members]
+    values = [[of_runs[i] for i in own] for own in members]
     arrays = [np.array([np.nan if v is None else v for v in own]) for own in values]
-    intervals: list[Interval | None] = [None] * (len(members) - 1)
-    if replicates is not None and metric in replicates.metrics:
-        drawn = replicates.metrics[metric]
-        at = np.arange(drawn.shape[1])[:, None]
-        first, *later = (drawn[own, at].mean(axis=1) for own in picks)
-        bounds = [percentile_interval(method - first) for method in later]
-        intervals = [None if pair is None else Interval(*pair) for pair in bounds]
     means = [_defined(array.mean()) for array in arrays]
-    return SeedRow(
+    row = SeedRow(
         iou_type=iou_type,
         metric=metric,
         values=values,
@@ -166,8 +214,28 @@ def _row(
         differences=[
             None if means[0] is None or mean is None else mean - means[0] for mean in means[1:]
         ],
-        intervals=intervals,
+        intervals=[None] * (len(members) - 1),
+        behind=[None] * len(members),
     )
+    best = row.best
+    if replicates is None or metric not in replicates.metrics or best is None:
+        return row
+    drawn = replicates.metrics[metric]
+    at = np.arange(drawn.shape[1])[:, None]
+    pooled = [drawn[own, at].mean(axis=1) for own in picks]
+    return replace(
+        row,
+        intervals=[_interval(method - pooled[0]) for method in pooled[1:]],
+        behind=[
+            None if i == best else _interval(method - pooled[best])
+            for i, method in enumerate(pooled)
+        ],
+    )
+
+
+def _interval(values: NDArray[np.float64]) -> Interval | None:
+    bounds = percentile_interval(values)
+    return None if bounds is None else Interval(*bounds)
 
 
 def _defined(value: float) -> float | None:

@@ -17,7 +17,9 @@ from iif.evaluation.false_positives import (
     Confusion,
     FalsePositiveAnalysis,
 )
+from iif.evaluation.seeds import SeedComparison
 from iif.report.labels import GROUP_LABELS, IOU_NAMES
+from iif.report.pooled import pooled_words
 from iif.report.tables import page_number, page_signed
 from iif.report.verdict import find_metric, is_difference
 
@@ -64,15 +66,28 @@ class Advice:
     to_label: list[tuple[str, str, str, str, str, str]]
 
 
-def advise(comparison: Comparison | None, analysis: FalsePositiveAnalysis | None) -> Advice:
-    """Return what to do now, from the figures of the main IoU type."""
+def advise(
+    comparison: Comparison | None,
+    analysis: FalsePositiveAnalysis | None,
+    pooled: SeedComparison | None = None,
+) -> Advice:
+    """Return what to do now, from the figures of the main IoU type.
+
+    Args:
+        comparison, analysis: of the runs that the page is about.
+        pooled: all methods over their seeds; then they decide which to use.
+    """
     run = recommended(comparison)
+    use = recommendation(comparison)
+    if pooled is not None and comparison is not None:
+        words = pooled_words(pooled, comparison.main_iou_type)
+        use = words.use if words is not None else use
     remedies = []
     if analysis is not None:
         for group in GROUPS[1:]:
             remedies += _remedies(analysis, run, group)
         remedies += _unverified(analysis, run)
-    return Advice(run, recommendation(comparison), remedies, to_label(comparison, analysis, run))
+    return Advice(run, use, remedies, to_label(comparison, analysis, run))
 
 
 def recommended(comparison: Comparison | None) -> int:

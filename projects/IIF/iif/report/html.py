@@ -16,6 +16,7 @@ from iif.errors import InputError
 from iif.evaluation.analyses import Findings
 from iif.evaluation.compare import Comparison
 from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
+from iif.evaluation.seeds import SeedComparison
 from iif.files import atomic_write, versions
 from iif.report import confusion_section, page_charts, sections, threshold_section
 from iif.report.crop_subjects import MISSED
@@ -36,6 +37,7 @@ from iif.report.palette import (
     OUTCOME_COLORS,
     RUN_COLORS,
 )
+from iif.report.pooled import pooled_words
 from iif.report.run_details import RunDetails
 from iif.report.templating import render_template
 from iif.report.verdict import shown_verdicts
@@ -61,6 +63,7 @@ class Report:
         attribution: whom the images of the data set are by; empty where its file does not say it.
         details: of each run's training, of all runs where there is ``everything``; may be empty.
         everything: all runs, where the rest of the page is about two of them; else None.
+        pooled: all runs by method, over their seeds; None where they are not pooled.
         findings: missed objects, curves, confusions and calibration of each run, of the IoU type
             of the first analysis; empty without them.
         extra: values of sections that come from elsewhere, by the section's id.
@@ -74,6 +77,7 @@ class Report:
     attribution: str = ""
     details: Sequence[RunDetails] = ()
     everything: Comparison | None = None
+    pooled: SeedComparison | None = None
     findings: Sequence[Findings] = ()
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -120,10 +124,14 @@ def _page(report: Report) -> dict[str, Any]:
     comparison, runs = report.comparison, report.runs
     main = report.analyses[0] if report.analyses else None
     links = CropLinks(report.crops)
+    pooled = None
+    if report.pooled is not None and comparison is not None:
+        pooled = pooled_words(report.pooled, comparison.main_iou_type)
     return {
         "report": report,
         "comparison": comparison,
         "runs": runs,
+        "pooled": pooled and pooled.lead,
         "verdicts": shown_verdicts(comparison, report.analyses),
         "page_sections": page_sections(report),
         "run_colors": [RUN_COLORS[i % len(RUN_COLORS)] for i in range(len(runs))],

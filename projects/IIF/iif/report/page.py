@@ -44,7 +44,9 @@ def _has_analyses(report: Report) -> Any:
 
 
 def _what_now(report: Report) -> Any:
-    advice = advise(report.comparison, report.analyses[0] if report.analyses else None)
+    advice = advise(
+        report.comparison, report.analyses[0] if report.analyses else None, report.pooled
+    )
     return advice if advice.recommendation or advice.remedies or advice.to_label else None
 
 

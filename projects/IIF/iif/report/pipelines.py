@@ -20,19 +20,20 @@ from iif.data.results import IOU_TYPES, Detections, IouType, load_results
 from iif.data.sources import ReadFile, ResultFiles
 from iif.errors import InputError
 from iif.evaluation.analyses import Findings, findings_of
-from iif.evaluation.compare import Comparison, RunInfo, compare
+from iif.evaluation.compare import Comparison, RunInfo, compare, compare_replicated
 from iif.evaluation.false_positives import FalsePositiveAnalysis, analyse
 from iif.evaluation.matches_file import load_evaluated
 from iif.evaluation.matching import MAX_DETECTIONS, Matches, match
 from iif.evaluation.operating_points import check_recall
 from iif.evaluation.runs import Run, load_runs
 from iif.evaluation.scenes import Scene
+from iif.evaluation.seeds import SeedComparison, pool_runs
 from iif.files import sha256_file
 from iif.report import pictures
-from iif.report.advice import recommended
 from iif.report.comparison_plots import save_plots
 from iif.report.crops import MAX_CROPS, Crop, make_crops
 from iif.report.html import Report
+from iif.report.pooled import find_row, method_names
 from iif.report.run_details import read_details
 from iif.report.text import save_comparison_tables
 from iif.statistics import ClassStatistics
@@ -170,6 +171,7 @@ def make_report(
     images: str | os.PathLike[str] | None = None,
     max_crops: int = MAX_CROPS,
     everything: Comparison | None = None,
+    pooled: SeedComparison | None = None,
 ) -> Report:
     """Return the page's content: the comparison, the false positives and crops around them.
 
@@ -180,7 +182,7 @@ def make_report(
         analysed: the same runs.
         images: image folder; without it there are no crops.
         max_crops: at most so many crops.
-        everything: all runs, where ``comparison`` is of two of them.
+        everything, pooled: all runs, where ``comparison`` is of two of them; see `PageRuns`.
 
     Raises:
         InputError: an image is missing, cannot be read or has another size; a file of a run's
@@ -221,8 +223,24 @@ def make_report(
         attribution=attribution,
         details=details,
         everything=everything,
+        pooled=pooled,
         findings=findings,
     )
+
+
+@dataclass(frozen=True)
+class PageRuns:
+    """Compared runs as the page shows them.
+
+    Attributes:
+        comparison: of the runs that the page is about.
+        everything: of all runs, where that is another.
+        pooled: all runs by method, over their seeds, where the page is about two of them.
+    """
+
+    comparison: Comparison
+    everything: Comparison | None = None
+    pooled: SeedComparison | None = None
 
 
 def compare_for_page(
@@ -232,22 +250,36 @@ def compare_for_page(
     bootstrap: int = 1000,
     seed: int = 0,
     recall: float = 0.5,
-) -> tuple[Comparison, Comparison | None]:
-    """Compare runs; of more than MAX_RUNS return the first and the best apart, too.
+) -> PageRuns:
+    """Compare runs; of more than MAX_RUNS, or of several seeds a method, choose two for the page.
+
+    They are the first run, and of the method of the highest mean AP (the second-highest, where the
+    first run's has the highest) the run of the same seed, else its first.
 
     Args:
         runs, names, bootstrap, seed, recall: as for `iif.evaluation.compare.compare`.
-
-    Returns:
-        The comparison that the page is about, and that of all runs where it is another.
     """
     options: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "recall": recall}
-    comparison = compare(runs, names=names, **options)
-    if len(comparison.runs) <= MAX_RUNS:
-        return comparison, None
-    chosen = [0, recommended(comparison) or 1]
-    pair = [comparison.names[i] for i in chosen]
-    return compare([comparison.runs[i].summary for i in chosen], names=pair, **options), comparison
+    comparison, replicates = compare_replicated(runs, names=names, **options)
+    details = read_details(comparison)
+    methods = method_names(details)
+    several = len(set(methods)) < len(methods) or len(methods) > MAX_RUNS
+    if not several or len(methods) < 3 or len(set(methods)) < 2:
+        return PageRuns(comparison)
+    pooled = pool_runs(comparison, replicates, methods)
+    row = find_row(pooled, comparison.main_iou_type)
+    means = [-1.0 if row is None or mean is None else mean for mean in (row.means if row else [])]
+    others = range(1, len(pooled.methods))
+    method = pooled.methods[max(others, key=lambda i: (means[i], -i)) if means else 1]
+    own = [i for i, name in enumerate(methods) if name == method]
+    same = [i for i in own if details[i].seed == details[0].seed]
+    chosen = [0, (same or own)[0]]
+    pair = compare(
+        [comparison.runs[i].summary for i in chosen],
+        names=[comparison.names[i] for i in chosen],
+        **options,
+    )
+    return PageRuns(pair, comparison, pooled)
 
 
 def find_annotations(comparison: Comparison) -> Path:

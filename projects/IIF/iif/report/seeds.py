@@ -11,11 +11,12 @@ from iif import layout
 from iif.evaluation.seeds import SeedComparison, SeedRow
 from iif.files import atomic_write, write_json
 from iif.report.labels import IOU_NAMES
-from iif.report.tables import interval_text, number, signed, text_table
+from iif.report.pooled import pooled_words
+from iif.report.tables import MINUS, interval_text, number, signed, text_table
 
 
 def seeds_text(found: SeedComparison) -> str:
-    """Return the mean of every metric, its standard deviation, and differences to the first."""
+    """Return which method to use; each metric's mean, spread, and differences to the first."""
     labels = [
         f"{name} ({count} seed{'s' if count > 1 else ''})"
         for name, count in zip(found.methods, found.seeds, strict=True)
@@ -24,7 +25,12 @@ def seeds_text(found: SeedComparison) -> str:
     for name in found.methods[1:]:
         header += [f"{name} - {found.methods[0]}", "95% interval"]
     table = text_table(header, [_cells(row) for row in found.metrics])
-    return "\n".join([table, "", "Mean +- standard deviation over the seeds.", *found.notes])
+    parts = [table, "", "Mean +- standard deviation over the seeds.", *found.notes]
+    words = pooled_words(found, found.metrics[-1].iou_type)
+    if words is not None:
+        plain = (text.replace(MINUS, "-").replace("\N{PLUS-MINUS SIGN}", "+-") for text in words)
+        parts = [*plain, "", *parts]
+    return "\n".join(parts)
 
 
 def save_seeds(found: SeedComparison, folder: str | os.PathLike[str]) -> None:

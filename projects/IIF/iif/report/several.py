@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from iif.evaluation.at_recall import RecallRow
 from iif.evaluation.compare import Comparison
+from iif.evaluation.seeds import SeedComparison
 from iif.report.labels import IOU_NAMES
+from iif.report.pooled import find_row, method_names
 from iif.report.run_details import RunDetails
-from iif.report.tables import page_number
+from iif.report.tables import page_interval, page_number, page_signed
 from iif.report.verdict import find_metric, is_difference
 
 if TYPE_CHECKING:
@@ -37,20 +39,20 @@ def view(report: Report) -> dict[str, Any] | None:
         return None
     details = report.details or [RunDetails(name, family=name) for name in comparison.names]
     members: dict[str, list[int]] = {}
-    for position, run in enumerate(details):
-        members.setdefault(run.family or run.name, []).append(position)
+    for position, name in enumerate(method_names(details)):
+        members.setdefault(name, []).append(position)
     kind, columns = comparison.main_iou_type, _columns(comparison)
-    methods: list[dict[str, Any]] = []
-    for own in members.values():
-        first = details[own[0]]
-        methods.append(
-            {
-                "name": _family_name(first, own, comparison.names),
-                "seeds": len(own),
-                "baseline": 0 in own,
-                "cells": [_pooled(column, own) for column in columns],
-            }
-        )
+    differences = _differences(report.pooled, kind, len(members))
+    methods: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "seeds": len(own),
+            "baseline": 0 in own,
+            "difference": difference,
+            "cells": [_pooled(column, own) for column in columns],
+        }
+        for (name, own), difference in zip(members.items(), differences, strict=True)
+    ]
     best = [_best(column, list(members.values())) for column in columns]
     for position, method in enumerate(methods):
         for cell, top in zip(method["cells"], best, strict=True):
@@ -60,6 +62,7 @@ def view(report: Report) -> dict[str, Any] | None:
         "headings": [column.heading for column in columns],
         "pooled": any(len(own) > 1 for own in members.values()),
         "methods": methods,
+        "differences": any(method["difference"]["range"] for method in methods),
         "runs": [
             {
                 "name": name,
@@ -111,6 +114,21 @@ def _pooled(column: _Column, own: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def _differences(found: SeedComparison | None, iou_type: str, count: int) -> list[dict[str, str]]:
+    """Return each method's difference of mean AP to the first, its interval and its colour."""
+    nothing = {"text": "-", "range": "", "css": ""}
+    row = None if found is None else find_row(found, iou_type)
+    if row is None:
+        return [nothing] * count
+    cells = [nothing]
+    for value, interval in zip(row.differences, row.intervals, strict=True):
+        css = ""
+        if interval is not None and is_difference(interval):
+            css = "better" if interval.low > 0 else "worse"
+        cells.append({"text": page_signed(value), "range": page_interval(interval), "css": css})
+    return cells
+
+
 def _best(column: _Column, members: Sequence[Sequence[int]]) -> int | None:
     means = [_mean([column.values[i] for i in own]) for own in members]
     known = [(column.gain * mean, -i) for i, mean in enumerate(means) if mean is not None]
@@ -120,19 +138,6 @@ def _best(column: _Column, members: Sequence[Sequence[int]]) -> int | None:
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _family_name(first: RunDetails, own: Sequence[int], names: Sequence[str]) -> str:
-    """Return the run's name, or of several seeds what their names have in common."""
-    own_names = [names[i] for i in own]
-    if len(own_names) == 1:
-        return own_names[0]
-    prefix = own_names[0]
-    for name in own_names[1:]:
-        while not name.startswith(prefix):
-            prefix = prefix[:-1]
-    prefix = prefix.rstrip("-_ /0123456789").removesuffix("seed").rstrip("-_ /")
-    return prefix or first.method or own_names[0]
 
 
 def _significance(comparison: Comparison, run: int) -> str:
