@@ -19,8 +19,8 @@ from iif.data.annotations import load_annotations
 from iif.data.results import Detections
 from iif.evaluation import false_positives as fp
 from iif.evaluation import scenes
-from iif.evaluation.runs import Run, load_runs
 from iif.evaluation.missed import Found, found_objects
+from iif.evaluation.runs import Run, load_runs
 from iif.report.crop_subjects import CHANGES, MISSED, _has_twin, choose_missed, choose_subjects
 from iif.report.crops import (
     MAX_BYTES,

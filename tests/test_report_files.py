@@ -16,8 +16,8 @@ from helpers_report import NASTY, Page, evaluate_runs
 from iif.cli import main
 from iif.data.images import find_images
 from iif.evaluation.compare import compare
-from iif.evaluation.seeds import compare_seeds
 from iif.evaluation.scenes import choose_scenes
+from iif.evaluation.seeds import compare_seeds
 from iif.report import pipelines
 from iif.report.tables import page_number
 

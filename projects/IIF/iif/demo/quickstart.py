@@ -354,6 +354,15 @@ def _follow(output: Iterable[str], log: IO[str], totals: Mapping[str, int]) -> N
         bar.close()
 
 
+def _analyse(inference: Path, annotations: Path) -> None:
+    """Add the analyses to an evaluation that has none yet."""
+    from iif.evaluation.evaluate import evaluate_files
+    from iif.evaluation.summary_file import read_summary
+
+    if not read_summary(inference / layout.SUMMARY).analyses:
+        evaluate_files(annotations, inference / layout.RESULTS, output_dir=inference, analyses=True)
+
+
 def _compare(folder: Path, data: Path, engine: str) -> Path:
     """Do the steps after training, which take seconds and are repeated each time."""
     from iif.data.images import find_images
@@ -364,7 +373,9 @@ def _compare(folder: Path, data: Path, engine: str) -> Path:
     from iif.report.text import comparison_text, save_false_positives
 
     tables, report = folder / layout.FALSE_POSITIVES, folder / layout.REPORT
-    with step(4, "comparison"):
+    with step(4, "analyses and comparison"):
+        for run in RUNS:
+            _analyse(folder / run / layout.INFERENCE, data / VAL_JSON)
         comparison = compare([folder / run for run in RUNS], names=list(NAMES.values()))
         pipelines.save_comparison(comparison, folder / layout.COMPARISON)
     with step(5, "false positives"):

@@ -238,7 +238,7 @@ def detection_object(gt: Annotations, run: Run, row: int) -> SceneObject:
         segmentation=rle,
         category=category,
         name=gt.category_names[category],
-        kind=KINDS[kinds(run.matches, row)],
+        kind=KINDS[kinds(run.matches, slice(row, row + 1))[0]],
         score=float(detections.score[row]),
         index=row,
     )

@@ -120,7 +120,7 @@ def _matrix(
     rows = []
     for i, of_row in enumerate(counts.tolist()):
         total = sum(of_row)
-        entries = []
+        entries: list[dict[str, Any] | None] = []
         for j, count in enumerate(of_row):
             if not count:
                 entries.append(None)

@@ -146,6 +146,7 @@ def _page(report: Report) -> dict[str, Any]:
         "found_colors": FOUND_COLORS,
         "group_labels": GROUP_LABELS,
         "metrics": sections.metric_tables(comparison) if comparison is not None else [],
+        "further": sections.further_figures(report),
         "analyses": [sections.false_positive_view(a, links) for a in report.analyses],
         "crop_link": links,
         "crop_kinds": [

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
 
-from iif.evaluation.compare import Comparison, MetricRow
+from iif.evaluation.compare import Comparison, MetricRow, RunInfo
 from iif.evaluation.false_positives import (
     ERROR_TYPES,
     GROUPS,
@@ -27,7 +29,20 @@ from iif.report.page_charts import css_kind, false_positive_bars, recall_curve
 from iif.report.tables import page_interval, page_number, page_signed
 from iif.report.verdict import is_difference, percent_change
 
+if TYPE_CHECKING:
+    from iif.report.html import Report
+
 MAX_CONFUSIONS = 50
+# What the analyses of an evaluation have beside the metrics.
+_BOUNDARY = {
+    metric: METRIC_LABELS[metric] for metric in ("AP", "AP50", "AP75", "APr", "APc", "APf")
+}
+_WITHOUT_CATEGORIES = {
+    "AR@1": "recall of any object with 1 detection an image, whatever its category",
+    "AR@10": "the same, 10 detections",
+    "AR@100": "the same, 100 detections",
+    "AR@300": "the same, 300 detections",
+}
 
 
 # Metrics
@@ -80,6 +95,59 @@ def _metric_row(row: MetricRow, extent: float) -> dict[str, Any]:
         "values": [page_number(value) for value in row.values],
         "changes": changes,
     }
+
+
+def further_figures(report: Report) -> dict[str, Any]:
+    """Return Boundary AP and the recall without categories, which the analyses have.
+
+    Returns:
+        "rows": [label, value of each run, difference of each later one]; "missing": the command
+        that adds them, of each run without them.
+    """
+    comparison = report.comparison
+    if comparison is None:
+        return {"rows": [], "missing": []}
+    kind = comparison.main_iou_type
+    by_name = {run.name: run.analyses.get(kind) for run in report.details}
+    found = [by_name.get(name) for name in comparison.names]
+    known = [analyses for analyses in found if analyses is not None]
+    rows = []
+    if len(known) == len(found):
+        parts = [("Boundary ", "boundary", _BOUNDARY)] if kind == "segm" else []
+        parts += [("", "class_agnostic_recall", _WITHOUT_CATEGORIES)]
+        for prefix, key, metrics in parts:
+            for metric, label in metrics.items():
+                values = [(analyses[key] or {}).get(metric) for analyses in known]
+                if any(value is not None for value in values):
+                    rows.append(_further_row(f"{prefix}{metric}", label, values))
+    return {
+        "rows": rows,
+        "missing": [
+            _analyses_command(comparison, run)
+            for run, analyses in zip(comparison.runs, found, strict=True)
+            if analyses is None
+        ],
+    }
+
+
+def _further_row(metric: str, label: str, values: Sequence[float | None]) -> dict[str, Any]:
+    first, *later = values
+    changes = [None if None in (first, v) else v - first for v in later]  # type: ignore[operator]
+    return {
+        "metric": metric,
+        "label": label,
+        "values": [page_number(value) for value in values],
+        "changes": [page_signed(change) for change in changes],
+    }
+
+
+def _analyses_command(comparison: Comparison, run: RunInfo) -> str:
+    """Return the command that evaluates a run again, in its folder, with analyses."""
+    files = [file.path for file in run.files] or [run.results]
+    words = ["iif", "evaluate", "--gt", comparison.dataset.path or "GT", "--results"]
+    words += [path or "RESULTS" for path in files]
+    words += ["--output", str(Path(run.summary).parent), "--analyses"]
+    return shlex.join(words)
 
 
 def _main_first(comparison: Comparison) -> list[str]:
