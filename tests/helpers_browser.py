@@ -9,7 +9,13 @@ from typing import Any
 import pytest
 from selenium import webdriver
 
-from helpers_report import make_analysis, make_comparison, make_crops
+from helpers_report import (
+    make_analysis,
+    make_comparison,
+    make_crops,
+    make_findings,
+    make_missed_crops,
+)
 from iif.report.html import Report, write_report
 from iif.report.run_details import RunDetails
 
@@ -60,16 +66,22 @@ def write_pages(folder: Path) -> dict[str, Path]:
                 make_analysis(num_categories=NUM_CATEGORIES),
                 make_analysis(num_categories=NUM_CATEGORIES, iou_type="bbox"),
             ],
-            make_crops(30, num_categories=NUM_CATEGORIES),
+            [
+                *make_crops(30, num_categories=NUM_CATEGORIES),
+                *make_missed_crops(6, num_categories=NUM_CATEGORIES),
+            ],
+            findings=[make_findings(NUM_CATEGORIES, seed=run) for run in range(2)],
         ),
         "single": Report(
             make_comparison(("IIF",), iou_types=("bbox",)),
             [make_analysis(("IIF",), iou_type="bbox")],
             make_crops(3, num_runs=1, masks=False),
+            findings=[make_findings()],
         ),
         "long names": Report(
             make_comparison(("a" * 80, "mask_rcnn_R_50_FPN_1x_iif_raw_seed_0")),
             [make_analysis(("a" * 80, "mask_rcnn_R_50_FPN_1x_iif_raw_seed_0"))],
+            findings=[make_findings(seed=run) for run in range(2)],
         ),
     }
     runs = [f"method {chr(97 + m)} seed {s}" for m in range(12) for s in range(3)]
@@ -78,6 +90,7 @@ def write_pages(folder: Path) -> dict[str, Path]:
         make_comparison(pair),
         [make_analysis(pair)],
         make_crops(12),
+        findings=[make_findings(seed=run) for run in range(2)],
         everything=make_comparison(tuple(runs), num_categories=6),
         details=[
             RunDetails(

@@ -13,7 +13,9 @@ from pycocotools import mask as mask_util
 
 import helpers_compare as made
 from iif.cli import main
+from iif.evaluation.analyses import Findings
 from iif.evaluation.at_recall import rows_of_analysis
+from iif.evaluation.calibration import Calibration
 from iif.evaluation.compare import (
     METRICS,
     CategoryRow,
@@ -23,6 +25,8 @@ from iif.evaluation.compare import (
     MetricRow,
     RunInfo,
 )
+from iif.evaluation.confusion import ConfusionCell
+from iif.evaluation.curves import BestThreshold, Curve
 from iif.evaluation.false_positives import (
     ERROR_TYPES,
     GROUPS,
@@ -32,8 +36,11 @@ from iif.evaluation.false_positives import (
     RunFalsePositives,
 )
 from iif.evaluation.fixed_cuts import FixedCut
+from iif.evaluation.missed import MAIN_ERRORS, ErrorImpact, MissedRow
 from iif.evaluation.scenes import Scene, SceneObject
+from iif.report.crop_subjects import MISSED
 from iif.report.crops import Crop, cut_crop
+from iif.report.labels import MISS_REASONS
 
 VOID = {"meta", "link", "input", "br", "img", "hr"}
 SHA256 = "3f" * 32
@@ -256,6 +263,82 @@ def blob(rng: np.random.Generator, box: tuple[float, ...], height: int, width: i
     mask = np.zeros((height, width), np.uint8, order="F")
     mask[y : y + h, x : x + w] = np.hypot(dx, dy) < edge
     return mask_util.encode(mask)
+
+
+def make_findings(num_categories: int = 60, *, seed: int = 0, objects: int = 40) -> Findings:
+    """What the matches of a run could tell, about the categories of `make_analysis`."""
+    rng = np.random.default_rng(seed)
+    num_gt = make_analysis(num_categories=num_categories).num_gt
+    curves: list[Curve | None] = []
+    thresholds = []
+    for k, n in enumerate(num_gt):
+        if n == 0:
+            curves.append(None)
+            continue
+        recall = np.linspace(1 / objects, rng.uniform(0.3, 1), objects)
+        precision = np.linspace(1, rng.uniform(0.05, 0.9), objects)
+        curves.append(
+            Curve(
+                threshold=np.sort(rng.uniform(0.001, 1, objects))[::-1],
+                precision=precision,
+                recall=recall,
+                f1=2 * precision * recall / (precision + recall),
+                kept=np.arange(1, objects + 1),
+            )
+        )
+        at = int(np.argmax(curves[-1].f1))
+        values = (100 * float(v[at]) for v in (precision, recall, curves[-1].f1))
+        thresholds.append(BestThreshold(k + 1, float(curves[-1].threshold[at]), *values))
+    cells = [ConfusionCell(k + 1, k + 1, int(n)) for k, n in enumerate(num_gt) if n]
+    for k in range(num_categories):
+        others = rng.choice(num_categories, 4, replace=False) + 1
+        cells += [
+            ConfusionCell(k + 1, int(o), int(rng.integers(1, 9))) for o in others if o != k + 1
+        ]
+        cells += [ConfusionCell(None, k + 1, 3), ConfusionCell(k + 1, None, 5)]
+    bins = [*np.linspace(3, 97, 14).tolist(), None]
+    share = rng.uniform(0.5, 1)
+    return Findings(
+        found=np.zeros(0, np.uint8),
+        missed=[MissedRow(group, 100, 70 + seed, 8, 7, 15 - seed) for group in GROUPS],
+        error_impact=[
+            ErrorImpact(group, 40.0, dict.fromkeys(MAIN_ERRORS, 2.5), 6.0, 7.0,
+                        dict.fromkeys(MAIN_ERRORS, 3))
+            for group in GROUPS
+        ],
+        thresholds=thresholds,
+        curves=curves,
+        precision=np.where(num_gt[:, None] > 0, np.linspace(100, 0, 101), np.nan),
+        confusion=cells,
+        calibration=[
+            Calibration(group, 1400, 12.5, 15.5, 40.0, 30.0, [100] * 14 + [0], bins,
+                        [None if b is None else share * b for b in bins])
+            for group in GROUPS
+        ],
+    )  # fmt: skip
+
+
+def make_missed_crops(count: int, *, num_categories: int = 60) -> list[Crop]:
+    """Crops around objects that the baseline misses, each with one detection that lies nearest."""
+    names, groups = category_names(num_categories), frequencies(num_categories)
+    crops = []
+    for i in range(count):
+        why = ("Loc", "Cls", "Miss")[i % 3]
+        scene = make_scene(100 + i, names)
+        object_ = scene.ground_truth[0]
+        crop = cut_crop(
+            scene,
+            2,
+            object_,
+            make_image(i, scene.height, scene.width),
+            group=str(groups[object_.category]),
+            change=("removed", "added", "kept")[i % 3],
+            truth=object_.name,
+            also=[[object_, found[0]] for found in scene.detections],
+        )
+        reason = f"{MISS_REASONS['None' if why == 'Miss' else why]} (mug, score 0.31)"
+        crops.append(replace(crop, kind=MISSED, why=why, reason=reason))
+    return crops
 
 
 def make_scene(

@@ -17,6 +17,8 @@ from helpers_report import (
     make_analysis,
     make_comparison,
     make_crops,
+    make_findings,
+    make_missed_crops,
 )
 from iif.errors import InputError
 from iif.evaluation import false_positives as fp
@@ -39,19 +41,22 @@ REPORTS = {
     "two runs": lambda: Report(
         make_comparison(),
         [make_analysis(), make_analysis(iou_type="bbox")],
-        make_crops(4),
+        [*make_crops(4), *make_missed_crops(3)],
+        findings=[make_findings(), make_findings(seed=1)],
         versions=VERSIONS,
     ),
     "one run": lambda: Report(
         make_comparison(("IIF",)),
         [make_analysis(("IIF",))],
         make_crops(3, num_runs=1),
+        findings=[make_findings()],
         versions=VERSIONS,
     ),
     "three runs": lambda: Report(
         make_comparison(("baseline", "IIF", "IIF 2x")),
         [make_analysis(("baseline", "IIF", "IIF 2x"))],
         make_crops(3, num_runs=3),
+        findings=[make_findings(seed=run) for run in range(3)],
         versions=VERSIONS,
     ),
     "boxes only": lambda: Report(
@@ -262,6 +267,7 @@ def test_a_page_of_lvis_size_is_under_3_mb() -> None:
             make_analysis(num_categories=1203, iou_type="bbox"),
         ],
         crops,
+        findings=[make_findings(1203, seed=run) for run in range(2)],
         versions=VERSIONS,
     )
     size = len(render(report).encode())

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers_report import NASTY
+from helpers_report import (
+    NASTY,
+    category_names,
+    make_analysis,
+    make_findings,
+    make_missed_crops,
+)
+from iif.evaluation.confusion import ConfusionCell
+from iif.report.html import Report, write_report
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from helpers_browser import find_axe, resize, start_browser, write_pages
+from helpers_browser import NUM_CATEGORIES, find_axe, resize, start_browser, write_pages
+
+# Of the full page: around detections, and 6 around missed objects.
+NUM_CROPS = 36
 
 
 @pytest.fixture(scope="module")
@@ -160,12 +174,12 @@ def crops_drawn(page: Any) -> list[str]:
 def test_crops_come_in_batches(page: Any) -> None:
     assert len(crops_drawn(page)) == 12
     count = page.find_element(By.ID, "crop-count")
-    assert count.text == "12 of 30 shown"
+    assert count.text == f"12 of {NUM_CROPS} shown"
     more = page.find_element(By.ID, "crop-more")
     page.execute_script("arguments[0].click(); arguments[0].click()", more)
-    assert len(crops_drawn(page)) == 30
+    assert len(crops_drawn(page)) == NUM_CROPS
     assert not more.is_displayed()
-    assert count.text == "30 of 30 shown"
+    assert count.text == f"{NUM_CROPS} of {NUM_CROPS} shown"
 
 
 def test_crop_filters(page: Any) -> None:
@@ -183,10 +197,10 @@ def test_crop_filters(page: Any) -> None:
         value = crops[3][key]
         choose(control, value)
         expected = [c for c in crops if c[key] == value]
-        assert 0 < len(expected) < 30
+        assert 0 < len(expected) < NUM_CROPS
         count = page.find_element(By.ID, "crop-count").text
         drawn = crops_drawn(page)
-        assert count == f"{len(drawn)} of {len(expected)} shown that match, of 30 in all"
+        assert count == f"{len(drawn)} of {len(expected)} shown that match, of {NUM_CROPS} in all"
         assert len(drawn) == min(12, len(expected))
         for text, crop in zip(drawn, expected, strict=False):
             assert f"image {crop['id']}" in text
@@ -638,3 +652,222 @@ def test_prints_without_controls(page: Any) -> None:
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
     assert shown == []
     assert clipped <= 2
+
+
+def test_missed_objects_are_selected_by_why(page: Any) -> None:
+    link = page.find_element(By.CSS_SELECTOR, "#missed table a.cell-link")
+    page.execute_script(
+        "arguments[0].scrollIntoView({block: 'center'}); arguments[0].click()", link
+    )
+    WebDriverWait(page, 20).until(
+        lambda p: "kind=Missed" in p.execute_script("return location.hash")
+    )
+    drawn = crops_drawn(page)
+    assert drawn
+    assert all(text.startswith("Missed: ") for text in drawn)
+    Select(page.find_element(By.ID, "crop-why")).select_by_value("Cls")
+    some = crops_drawn(page)
+    assert 0 < len(some) < 6
+    assert all("class: another category is detected on it" in text for text in some)
+    assert "why=Cls" in page.execute_script("return location.hash")
+    # The object is outlined in each panel of the first crop.
+    subjects = page.execute_script(
+        "return [...document.querySelector('.crop .panels').children]"
+        ".map((f) => f.querySelectorAll('.shape.subject.kind-ground-truth').length)"
+    )
+    assert subjects == [1, 1, 1]
+
+
+def test_a_bar_of_missed_objects_leads_to_their_crops(page: Any) -> None:
+    bar = page.find_element(By.CSS_SELECTOR, "#missed .bar rect[data-href]")
+    wanted = bar.get_attribute("data-href")
+    page.execute_script("arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", bar)
+    WebDriverWait(page, 20).until(lambda p: p.execute_script("return location.hash") == wanted)
+    assert all(text.startswith("Missed: ") for text in crops_drawn(page))
+
+
+def curve_state(page: Any) -> tuple[str, list[str], int]:
+    return tuple(
+        page.execute_script(
+            "return [document.getElementById('curve-note').textContent,"
+            "[...document.querySelectorAll('#curve-table tbody tr')].map((r) => r.textContent),"
+            "document.querySelectorAll('#curve-precision circle').length]"
+        )
+    )
+
+
+def test_curves_of_a_category_are_drawn_and_linked(browser: Any, pages: dict[str, Path]) -> None:
+    resize(browser, 1280, 900)
+    browser.get("about:blank")
+    browser.get(f"{pages['full'].as_uri()}#thresholds?category=mug%208")
+    note, rows, dots = curve_state(browser)
+    assert note == "mug 8"
+    assert [row.startswith(name) for row, name in zip(rows, ("baseline", "IIF"), strict=True)]
+    assert 2 * 5 < dots <= 2 * 18
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#curve-f1 circle.best")) == 2
+    box = browser.find_element(By.ID, "curve-category")
+    box.clear()
+    box.send_keys("no such thing")
+    assert curve_state(browser)[0] == 'no category "no such thing"'
+    assert curve_state(browser)[1:] == (rows, dots)
+    box.clear()
+    box.send_keys("mug 1")
+    assert curve_state(browser)[0] == "mug 1"
+    assert curve_state(browser)[1] != rows
+    assert "category=mug+1" in browser.execute_script("return location.hash")
+    # The arrow keys read the points.
+    browser.execute_script(
+        "document.activeElement.blur(); document.querySelector('#curve-f1 svg').focus()"
+    )
+    webdriver.ActionChains(browser).send_keys(Keys.HOME).perform()
+    assert "score at least" in (tip(browser) or "")
+
+
+def test_all_thresholds_are_a_table_that_leads_to_the_curves(page: Any) -> None:
+    details = page.find_element(By.ID, "threshold-all")
+    assert details.find_elements(By.TAG_NAME, "tr") == []
+    page.execute_script("arguments[0].open = true", details)
+    WebDriverWait(page, 20).until(lambda _: details.find_elements(By.TAG_NAME, "tr"))
+    count, last = page.execute_script(
+        "const rows = arguments[0].querySelectorAll('tbody tr');"
+        "const link = rows[rows.length - 1].querySelector('a');"
+        "return [rows.length, [link.textContent, link.getAttribute('href')]]",
+        details,
+    )
+    assert 1000 < count <= 1203
+    page.execute_script("location.hash = arguments[0]", last[1])
+    WebDriverWait(page, 20).until(lambda p: curve_state(p)[0] == last[0])
+
+
+@pytest.mark.parametrize("what", ["thresholds", "confusion"])
+def test_tables_are_saved_as_csv(browser: Any, pages: dict[str, Path], what: str) -> None:
+    resize(browser, 1280, 900)
+    browser.get(pages["full"].as_uri())
+    text = browser.execute_script("return iifTables.csv[arguments[0]]()", what)
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {row["run"] for row in rows} == {"baseline", "IIF"}
+    assert NASTY in {row["category"] for row in rows}
+    found = make_findings(NUM_CATEGORIES)
+    first = [row for row in rows if row["run"] == "baseline"]
+    if what == "thresholds":
+        expected = {one.category_id: one for one in found.thresholds}
+        assert {int(row["category_id"]) for row in first} == set(expected)
+        for row in first:
+            assert float(row["f1"]) == pytest.approx(expected[int(row["category_id"])].f1, abs=0.06)
+    else:
+        key = {"None": "background"}
+        counts = {
+            (key.get(str(c.category_id), str(c.category_id)),
+             "missed" if c.predicted_id is None else str(c.predicted_id)): c.count
+            for c in found.confusion
+        }  # fmt: skip
+        assert all(
+            counts[row["category_id"], row["predicted_id"]] == int(row["count"]) for row in first
+        )
+    button = browser.find_element(By.CSS_SELECTOR, f"[data-csv={what}][data-do=save]")
+    browser.execute_script(
+        "const made = URL.createObjectURL; window.blobs = [];"
+        "URL.createObjectURL = (blob) => { window.blobs.push(blob.size); return made(blob); };"
+        "arguments[0].click()",
+        button,
+    )
+    assert browser.execute_script("return window.blobs") == [len(text.encode())]
+    said = browser.execute_script(
+        "return arguments[0].parentElement.querySelector('output').textContent", button
+    )
+    assert said == f"Saved: {len(rows):,} rows"
+
+
+def test_names_like_formulas_are_inert_in_the_csv(browser: Any, tmp_path: Path) -> None:
+    analysis = make_analysis()
+    names = ["=1+1", 'a "b", c', *analysis.category_names[2:]]
+    report = Report(
+        None,
+        [replace(analysis, category_names=names)],
+        findings=[make_findings(seed=run) for run in range(2)],
+    )
+    write_report(report, tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    text = browser.execute_script("return iifTables.csv.thresholds()")
+    found = {row["category"] for row in csv.DictReader(io.StringIO(text))}
+    assert "'=1+1" in found
+    assert 'a "b", c' in found
+
+
+def test_the_matrix_of_a_run_is_chosen_and_in_the_address(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    def shown() -> list[str]:
+        return browser.execute_script(
+            "return [...document.querySelectorAll('.matrix')].filter((m) => !m.hidden)"
+            ".map((m) => m.querySelector('h3').textContent)"
+        )
+
+    resize(browser, 1280, 900)
+    browser.get("about:blank")
+    browser.get(pages["full"].as_uri())
+    assert shown() == ["IIF"]
+    Select(browser.find_element(By.ID, "confusion-run")).select_by_visible_text("baseline")
+    assert shown() == ["baseline"]
+    state = browser.execute_script("return location.hash")
+    assert state == "#confusions?run=0"
+    browser.get("about:blank")
+    browser.get(pages["full"].as_uri() + state)
+    assert shown() == ["baseline"]
+    browser.get("about:blank")
+    browser.get(pages["full"].as_uri() + "#confusions?run=nonsense")
+    assert shown() == ["IIF"]
+    cell = browser.find_element(By.CSS_SELECTOR, ".matrix:not([hidden]) td.cell.right")
+    words = tip_of(browser, cell)
+    assert "detected as" in words
+    assert "in this row" in words
+
+
+def test_a_cell_of_the_matrix_leads_to_its_crops(browser: Any, tmp_path: Path) -> None:
+    crops = make_missed_crops(6)
+    names = category_names(60)
+    k = names.index(crops[0].truth)
+    # The category of the crop is confused most: it is in the matrix.
+    cells = [ConfusionCell(k + 1, (k + 1) % 60 + 1, 99), ConfusionCell(k + 1, None, 7)]
+    report = Report(
+        None,
+        [make_analysis()],
+        crops,
+        findings=[replace(make_findings(seed=run), confusion=cells) for run in range(2)],
+    )
+    write_report(report, tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    link = browser.find_element(By.CSS_SELECTOR, ".matrix:not([hidden]) td.cell a")
+    browser.execute_script("arguments[0].click()", link)
+    WebDriverWait(browser, 20).until(lambda b: "truth=" in b.execute_script("return location.hash"))
+    drawn = crops_drawn(browser)
+    assert drawn
+    assert all(text.startswith(f"Missed: {crops[0].truth}") for text in drawn)
+
+
+def test_the_matrix_is_within_its_box_at_1400(browser: Any, pages: dict[str, Path]) -> None:
+    resize(browser, 1400, 900)
+    browser.get(pages["full"].as_uri())
+    over = browser.execute_script(
+        "const e = document.querySelector('.matrix:not([hidden]) .scroll');"
+        "return e.scrollWidth - e.clientWidth"
+    )
+    assert over <= 0
+
+
+def test_all_matrices_are_printed(page: Any) -> None:
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        heights = page.execute_script(
+            "return [...document.querySelectorAll('.matrix')].map((m) => m.clientHeight)"
+        )
+    finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert len(heights) == 2
+    assert min(heights) > 100
+
+
+def test_the_head_of_many_runs_is_about_methods(browser: Any, pages: dict[str, Path]) -> None:
+    resize(browser, 390, 800)
+    browser.get(pages["many"].as_uri())
+    assert browser.find_element(By.TAG_NAME, "h1").text.startswith("36 runs on ")

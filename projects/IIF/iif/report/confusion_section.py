@@ -135,15 +135,22 @@ def _matrix(
             tip += f"\n{count:,} of {total:,} ({100 * share:.0f}%) in this row"
             entries.append(
                 {
-                    "text": f"{count:,}" if count < 10_000 else f"{count / 1000:.0f}k",
+                    "text": _short(count),
                     "share": round(100 * share),
-                    "right": i == j < size,
+                    "css": "right" if i == j < size else "mixed" if i == j else "",
                     "tip": tip + ("\nclick: the crops" if target else ""),
                     "link": target,
                 }
             )
-        rows.append({"cells": entries, "total": f"{total:,}"})
+        rows.append({"cells": entries, "total": _short(total)})
     return rows
+
+
+def _short(count: int) -> str:
+    """Return a count in at most four characters: "950", "8.3k", "15k"."""
+    if count < 1000:
+        return str(count)
+    return f"{count / 1000:.1f}k" if count < 9950 else f"{count / 1000:.0f}k"
 
 
 def _link(link: Callable[..., str | None], names: Sequence[str], i: int, j: int) -> str | None:

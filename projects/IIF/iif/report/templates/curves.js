@@ -23,7 +23,8 @@
     x: (share) => LEFT + share * (WIDTH - RIGHT - LEFT),
     y: (share) => HEIGHT - BOTTOM - share * (HEIGHT - BOTTOM - TOP),
   };
-  const frame = (xLabel, yLabel, percent) => {
+  // Ticks of x: percents, or thresholds up to `top`.
+  const frame = (xLabel, yLabel, top) => {
     const parts = [];
     for (const share of [0, 0.2, 0.4, 0.6, 0.8, 1]) {
       const [x, y] = [place.x(share), place.y(share)];
@@ -31,7 +32,7 @@
         svg("path", { class: "grid", d: `M${LEFT} ${y}H${WIDTH - RIGHT}` }),
         svg("text", { x: LEFT - 7, y, dy: 4, "text-anchor": "end" }, String(Math.round(100 * share))),
         svg("path", { class: "axis", d: `M${x} ${HEIGHT - BOTTOM}v5` }),
-        svg("text", { x, y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, percent ? String(Math.round(100 * share)) : share.toFixed(1)),
+        svg("text", { x, y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, top ? String(Number((top * share).toPrecision(2))) : String(Math.round(100 * share))),
       );
     }
     const middle = (TOP + HEIGHT - BOTTOM) / 2;
@@ -79,16 +80,18 @@
   };
   const rowOf = new Map(names.map((name, k) => [name, k]));
   const input = byId("curve-category");
-  const bestCells = (row) => (row ? [number(row[0], 2), number(row[1]), number(row[2]), number(row[3])] : ["-", "-", "-", "-"]);
+  const bestCells = (row) => (row ? [number(row[0], row[0] < 0.1 ? 3 : 2), number(row[1]), number(row[2]), number(row[3])] : ["-", "-", "-", "-"]);
   const show = (k) => {
     document.dispatchEvent(new Event("hidetip"));
     const all = curves.points.map((rows) => decode(rows[k]));
     const bests = all.map((points) => points.reduce((best, point) => (point.f1 > (best?.f1 ?? 0) ? point : best), null));
     const name = names[k];
+    const highest = Math.max(0, ...all.flat().map((point) => point.threshold));
+    const top = [0.05, 0.1, 0.2, 0.5, 1].find((limit) => highest <= limit) ?? 1;
     byId("curve-precision").replaceChildren(chart(
-      `Precision against recall of ${name}`, frame("recall, %", "precision, %", true), (p) => p.recall, (p) => p.precision, all, bests));
+      `Precision against recall of ${name}`, frame("recall, %", "precision, %"), (p) => p.recall, (p) => p.precision, all, bests));
     byId("curve-f1").replaceChildren(chart(
-      `F1 against the score threshold of ${name}`, frame("score threshold", "F1, %", false), (p) => p.threshold, (p) => p.f1, all, bests));
+      `F1 against the score threshold of ${name}`, frame("score threshold", "F1, %", top), (p) => p.threshold / top, (p) => p.f1, all, bests));
     byId("curve-table").tBodies[0].replaceChildren(...runs.map((run, i) => element(
       "tr", {}, element("th", { scope: "row", class: "text" }, run), ...bestCells(curves.best[i][k]).map((text) => element("td", {}, text)))));
     byId("curve-note").textContent = curves.best.some((rows) => rows[k]) ? name : `${name}: no objects here`;
