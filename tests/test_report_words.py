@@ -132,6 +132,7 @@ def test_page_and_console_say_the_same() -> None:
     text = comparison_text(comparison)
     for line in verdict_lines(verdict):
         assert line in text
+    assert "False positives at 50% recall: wrong detections among those" in text
     page = Page(render(Report(comparison, versions={"iif": "0"})))
     texts = [t.strip() for t in page.texts]
     for words in (*verdict.better, *verdict.worse, *verdict.notes):

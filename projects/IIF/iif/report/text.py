@@ -36,6 +36,24 @@ from iif.report.verdict import found_categories, shown_verdicts, verdict_lines, 
 # Confusions listed in a text.
 NUM_CONFUSIONS = 10
 
+# What a verdict's words mean, as in the page's glossary: always, at equal recall, of intervals.
+_TERMS = (
+    "AP: mean precision over recalls, IoU thresholds and categories, each counting the same; 0 to "
+    "100, higher is better.",
+    "AP-fixed: the same without a limit on the detections of an image.",
+    "Rare, common, frequent: categories in at most 10, 11 to 100, and more training images.",
+)
+_RECALL_TERMS = (
+    "False positives at {recall:g}% recall: wrong detections among those with which a run finds "
+    "{recall:g}% of each category's objects; lower is better.",
+    "False discovery rate: the share of wrong ones among these detections, 100 for a category that "
+    "a run does not bring to that recall; lower is better.",
+)
+_INTERVAL_TERM = (
+    "[low, high]: 95% interval of the difference over the choice of test images. One that leaves "
+    "out 0 is called a difference."
+)
+
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -125,11 +143,22 @@ def _comparison(comparison: Comparison, style: _Style) -> str:
 
 
 def _in_words(comparison: Comparison, style: _Style) -> list[str]:
-    """Return the verdicts and the recommended run; of many runs the recommended one alone."""
+    """Return the verdicts, the recommended run and the terms; of many runs one verdict."""
     found = shown_verdicts(comparison)
     parts = [style.part(f"In words: {v.run}", style.words(verdict_lines(v))) for v in found]
     use = recommendation(comparison).replace(MINUS, "-")
-    return [*parts, style.part("What now", use)] if use else parts
+    parts += [style.part("What now", use)] if use else []
+    if len(comparison.runs) > 1:
+        parts.append(style.part("Terms", style.words([f"  {t}" for t in _terms(comparison)])))
+    return parts
+
+
+def _terms(comparison: Comparison) -> list[str]:
+    terms = list(_TERMS)
+    if comparison.at_recall:
+        recall = 100 * comparison.at_recall[0].recall
+        terms += [term.format(recall=recall) for term in _RECALL_TERMS]
+    return [*terms, _INTERVAL_TERM] if comparison.replicates else terms
 
 
 def _metric_table(comparison: Comparison, iou_type: str) -> Table:
