@@ -44,9 +44,8 @@ from iif.report.verdict import shown_verdicts
 
 # Put into the page one after the other.
 STYLES = ("report.css", "sections.css")
-SCRIPTS = ("report.js", "crops.js", "tables.js", "curves.js", "state.js")
-
-
+SCRIPTS = ("report.js", "tables.js", "crops.js", "curves.js", "state.js")
+# Kinds of crops that have another name in the filter.
 _KIND_NAMES = {"TP": "True positive", MISSED: "Missed object"}
 
 

@@ -268,9 +268,9 @@ def compare_for_page(
         return PageRuns(comparison)
     pooled = pool_runs(comparison, replicates, methods)
     row = find_row(pooled, comparison.main_iou_type)
-    means = [-1.0 if row is None or mean is None else mean for mean in (row.means if row else [])]
-    others = range(1, len(pooled.methods))
-    method = pooled.methods[max(others, key=lambda i: (means[i], -i)) if means else 1]
+    means = row.means if row is not None else [None] * len(pooled.methods)
+    known = [-1.0 if mean is None else mean for mean in means]
+    method = pooled.methods[max(range(1, len(known)), key=lambda i: (known[i], -i))]
     own = [i for i, name in enumerate(methods) if name == method]
     same = [i for i in own if details[i].seed == details[0].seed]
     chosen = [0, (same or own)[0]]

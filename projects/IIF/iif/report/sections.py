@@ -101,8 +101,8 @@ def further_figures(report: Report) -> dict[str, Any]:
     """Return Boundary AP and the recall without categories, which the analyses have.
 
     Returns:
-        "rows": [label, value of each run, difference of each later one]; "missing": the command
-        that adds them, of each run without them.
+        "rows": [label, value of each run, difference of each later one]; "missing": of each
+        run without them the files and the folder of its evaluation.
     """
     comparison = report.comparison
     if comparison is None:
@@ -123,7 +123,7 @@ def further_figures(report: Report) -> dict[str, Any]:
     return {
         "rows": rows,
         "missing": [
-            _analyses_command(comparison, run)
+            _evaluated_files(comparison, run)
             for run, analyses in zip(comparison.runs, found, strict=True)
             if analyses is None
         ],
@@ -141,13 +141,14 @@ def _further_row(metric: str, label: str, values: Sequence[float | None]) -> dic
     }
 
 
-def _analyses_command(comparison: Comparison, run: RunInfo) -> str:
-    """Return the command that evaluates a run again, in its folder, with analyses."""
+def _evaluated_files(comparison: Comparison, run: RunInfo) -> dict[str, str]:
+    """Return, quoted for a shell, the files and the folder of a run's evaluation."""
     files = [file.path for file in run.files] or [run.results]
-    words = ["iif", "evaluate", "--gt", comparison.dataset.path or "GT", "--results"]
-    words += [path or "RESULTS" for path in files]
-    words += ["--output", str(Path(run.summary).parent), "--analyses"]
-    return shlex.join(words)
+    return {
+        "annotations": shlex.quote(comparison.dataset.path or "GT"),
+        "results": shlex.join(path or "RESULTS" for path in files),
+        "folder": shlex.quote(str(Path(run.summary).parent)),
+    }
 
 
 def _main_first(comparison: Comparison) -> list[str]:

@@ -2,7 +2,7 @@
 // Crops: drawn a batch at a time, so that a page with hundreds opens at once.
 (() => {
   const byId = (id) => document.getElementById(id);
-  const payload = JSON.parse(byId("payload")?.textContent ?? '{"crops":[]}');
+  const { payload } = iifTables;
   if (!payload.crops.length) return;
   const SVG = "http://www.w3.org/2000/svg";
   const make = (name, attributes, ...children) => {
