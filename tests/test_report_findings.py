@@ -276,7 +276,8 @@ def test_boundaries_are_those_of_the_summaries_or_the_command_that_adds_them() -
     some = Report(comparison, details=[details[0], RunDetails("IIF")])
     assert further_figures(some)["rows"] == []
     assert commands(some) == [
-        "iif evaluate --gt val.json --results output/IIF/results.json --output output/IIF --analyses"
+        "iif evaluate --gt val.json --results output/IIF/results.json --output output/IIF "
+        "--analyses"
     ]
 
 
