@@ -382,12 +382,17 @@ def test_methods_with_seeds_sort_by_their_mean(browser: Any, pages: dict[str, Pa
     assert over <= 0
 
 
-def test_the_category_table_is_within_its_box_at_1400(browser: Any, pages: dict[str, Path]) -> None:
+@pytest.mark.parametrize("name", ["full", "many"])
+@pytest.mark.parametrize("table", ["#category-table", "#metrics table", "#false-positives table"])
+def test_tables_are_within_their_boxes_at_1400(
+    browser: Any, pages: dict[str, Path], name: str, table: str
+) -> None:
     resize(browser, 1400, 900)
-    browser.get(pages["full"].as_uri())
+    browser.get(pages[name].as_uri())
     over = browser.execute_script(
-        "const e = document.getElementById('category-table').closest('.scroll');"
-        "return e.scrollWidth - e.clientWidth"
+        "const e = document.querySelector(arguments[0]).closest('.scroll');"
+        "return e.scrollWidth - e.clientWidth",
+        table,
     )
     assert over <= 0
 
