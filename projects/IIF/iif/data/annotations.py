@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,12 +15,13 @@ from pycocotools import mask as mask_utils
 from iif.data import rle
 from iif.data.annotation_content import decode_content
 from iif.data.annotation_file import (
-    AnnotatedImage,
     AnnotationFile,
     annotation_file_sha256,
     read_annotation_file,
     rows_of,
 )
+from iif.data.annotation_rows import AnnotatedImage, Category
+from iif.data.areas import areas
 from iif.data.boxes import warn_of_areas, warn_of_corners
 from iif.data.masks import is_polygon, polygon_fault
 from iif.data.rle import RLEs
@@ -35,6 +37,7 @@ class TrainingCounts(Protocol):
     ids: NDArray[np.int64]
     image_count: NDArray[np.int64]
     source: str
+    left_out: dict[int, str]
 
     @property
     def groups(self) -> NDArray[np.str_]:
@@ -177,7 +180,7 @@ def load_annotations(
         content, sha256 = decode_content(path)
     else:
         content, sha256 = read_annotation_file(path), annotation_file_sha256(path)
-    content.require("annotations", "bbox", "area", *(["segmentation"] if masks else []))
+    content.require("annotations", "bbox", *(["segmentation"] if masks else []))
     if exhaustive is None:
         exhaustive = not content.federated
     if not exhaustive:
@@ -188,9 +191,12 @@ def load_annotations(
             "verified in it (neg_category_ids), so its annotation is not exhaustive: leave the "
             "choice to the file's content"
         )
-    groups, image_count = _groups(content, exhaustive, statistics)
+    kept = _kept_categories(content, statistics)
+    categories = [content.categories[row] for row in np.flatnonzero(kept).tolist()]
+    groups, image_count = _groups(content, categories, exhaustive, statistics)
     image_sizes = content.image_sizes()
-    warn_of_areas(content.path, content.area)
+    area = areas(content)
+    warn_of_areas(content.path, area)
     warn_of_corners(content.path, content.bbox, content.ann_image, image_sizes)
     crowd = content.crowd & exhaustive
     return Annotations(
@@ -199,15 +205,15 @@ def load_annotations(
         image_ids=content.image_ids,
         image_sizes=image_sizes,
         file_names=content.file_names(),
-        category_ids=content.category_ids,
-        category_names=[category.name for category in content.categories],
+        category_ids=content.category_ids[kept],
+        category_names=[category.name for category in categories],
         groups=groups,
         image_count=image_count,
         ann_ids=content.ann_ids,
         ann_image=content.ann_image,
-        ann_category=content.ann_category,
+        ann_category=(np.cumsum(kept) - 1).astype(np.int32)[content.ann_category],
         bbox=content.bbox,
-        area=content.area,
+        area=area,
         ignore=crowd if exhaustive else content.ignore,
         crowd=crowd,
         segmentation=content.segmentation if masks else None,
@@ -234,26 +240,57 @@ def _require_lvis_keys(content: AnnotationFile) -> None:
         )
 
 
+def _kept_categories(content: AnnotationFile, training: TrainingCounts | None) -> NDArray[np.bool_]:
+    """Return (K,) whether a category of the file is kept.
+
+    The training set decides: a category of a file in COCO's format that is not among the training
+    categories and has no annotation is not there. One that the training set only names (its
+    ``left_out``) and that is annotated here stays: the model never finds it.
+    """
+    if training is None or content.federated:
+        return np.ones(len(content.categories), bool)
+    known = rows_of(training.ids, content.category_ids) >= 0
+    annotated = np.bincount(content.ann_category, minlength=len(known)) > 0
+    never_seen = [
+        f"{category.name!r} (id {category.id})"
+        for category, only_here in zip(content.categories, annotated & ~known, strict=True)
+        if only_here and category.id in training.left_out
+    ]
+    if never_seen:
+        warnings.warn(
+            f"{content.path}: annotates {', '.join(never_seen)}, of which {training.source} has no "
+            "annotation: no model learned it, and its AP is 0; put images of it into the training "
+            "set",
+            stacklevel=3,
+        )
+    return known | annotated
+
+
 def _groups(
-    content: AnnotationFile, exhaustive: bool, training: TrainingCounts | None
+    content: AnnotationFile,
+    categories: Sequence[Category],
+    exhaustive: bool,
+    training: TrainingCounts | None,
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Return the (K,) groups, "" where a COCO-format file has none, and the training counts."""
-    source, categories = content.path, content.categories
+    source = content.path
     image_count = np.array(
         [-1 if c.image_count is None else c.image_count for c in categories], dtype=np.int64
     )
     groups = [category.frequency for category in categories]
     if training is not None:
-        rows = rows_of(training.ids, content.category_ids)
-        if (rows < 0).any():
-            unknown = content.category_ids[rows < 0]
+        ids = np.array([category.id for category in categories], dtype=np.int64)
+        rows = rows_of(training.ids, ids)
+        seen = rows >= 0
+        unknown = [i for i in ids[~seen].tolist() if i not in training.left_out]
+        if unknown:
             raise InputError(
-                f"{source}: category {unknown[0]} ({(rows < 0).sum()} such) is not among the "
+                f"{source}: category {unknown[0]} ({len(unknown)} such) is not among the "
                 f"training categories of {training.source}; give the training annotations of the "
                 "same data set"
             )
-        image_count = training.image_count[rows].astype(np.int64)
-        counted = training.groups[rows].tolist()
+        image_count = np.where(seen, training.image_count[rows], 0).astype(np.int64)
+        counted = np.where(seen, training.groups[rows], "r").tolist()
         groups = [
             own if own is not None and not exhaustive else other
             for own, other in zip(groups, counted, strict=True)
