@@ -199,19 +199,23 @@ def load_annotations(
     warn_of_areas(content.path, area)
     warn_of_corners(content.path, content.bbox, content.ann_image, image_sizes)
     crowd = content.crowd & exhaustive
+    category_ids, ann_category = content.category_ids, content.ann_category
+    if not kept.all():
+        category_ids = category_ids[kept]
+        ann_category = (np.cumsum(kept) - 1).astype(np.int32)[ann_category]
     return Annotations(
         path=content.path,
         sha256=sha256,
         image_ids=content.image_ids,
         image_sizes=image_sizes,
         file_names=content.file_names(),
-        category_ids=content.category_ids[kept],
+        category_ids=category_ids,
         category_names=[category.name for category in categories],
         groups=groups,
         image_count=image_count,
         ann_ids=content.ann_ids,
         ann_image=content.ann_image,
-        ann_category=(np.cumsum(kept) - 1).astype(np.int32)[content.ann_category],
+        ann_category=ann_category,
         bbox=content.bbox,
         area=area,
         ignore=crowd if exhaustive else content.ignore,
