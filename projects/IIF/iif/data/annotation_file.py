@@ -69,6 +69,7 @@ class AnnotationFile:
         segmentation: G polygons or RLE dicts, decoded on access.
         faults: by optional key the fault of the images or annotations that lack it.
         attribution: whom the images are by, where the file's ``info`` says it; else empty.
+        whole_floats: images, categories and annotations with a float for a whole number (1.0).
     """
 
     path: str
@@ -86,6 +87,7 @@ class AnnotationFile:
     segmentation: Segmentations
     faults: dict[str, Fault]
     attribution: str
+    whole_floats: int = 0
 
     @property
     def annotated(self) -> bool:
@@ -202,11 +204,12 @@ def decode_text(source: str, text: bytes, report: Report | None = None) -> Annot
 
 
 def _checked(source: str, content: _File, report: Report) -> AnnotationFile:
-    images, in_lvis_format = _images(content.images, report)
+    images, in_lvis_format, whole_floats = _images(content.images, report)
     categories: list[Category] = []
-    for _, block, _ in decode_rows(
+    for _, block, floats in decode_rows(
         content.categories, Category, "categories", report, whole_floats=not in_lvis_format
     ):
+        whole_floats += floats
         categories += map(_with_plain_name, block)
     for key, found in (("images", images), ("categories", categories)):
         if not found:
@@ -215,10 +218,11 @@ def _checked(source: str, content: _File, report: Report) -> AnnotationFile:
     if content.annotations is None:
         text = "Object missing required field `annotations`"
         faults["annotations"] = Fault("missing_annotations", text)
-    columns, missing_keys = decode_columns(
+    columns, missing_keys, floats = decode_columns(
         content.annotations or [], report, whole_floats=not in_lvis_format
     )
     faults |= missing_keys
+    whole_floats += floats
     images.sort(key=lambda image: image.id)
     categories.sort(key=lambda category: category.id)
     images = _unique(images, "images", report)
@@ -254,12 +258,14 @@ def _checked(source: str, content: _File, report: Report) -> AnnotationFile:
         segmentation=Segmentations(texts),
         faults=faults,
         attribution=_attribution(content.info),
+        whole_floats=whole_floats,
     )
 
 
-def _images(texts: list[msgspec.Raw], report: Report) -> tuple[list[AnnotatedImage], bool]:
-    """Return the images, and whether the file is in LVIS's format: then 1.0 is no id."""
+def _images(texts: list[msgspec.Raw], report: Report) -> tuple[list[AnnotatedImage], bool, int]:
+    """Return the images, whether the file is in LVIS's format, and how many had floats as ids."""
     images: list[AnnotatedImage] = []
+    mended = 0
     first: Fault | None = None
 
     def note(fault: Fault) -> None:
@@ -271,11 +277,12 @@ def _images(texts: list[msgspec.Raw], report: Report) -> tuple[list[AnnotatedIma
     in_lvis_format = any(image.neg_category_ids is not None for image in images)
     if first is not None:  # once more, now that it is known whether floats may stand for numbers
         images = []
-        for _, rows, _ in decode_rows(
+        for _, rows, floats in decode_rows(
             texts, AnnotatedImage, "images", report, whole_floats=not in_lvis_format
         ):
             images += rows
-    return images, in_lvis_format
+            mended += floats
+    return images, in_lvis_format, mended
 
 
 def _size_faults(images: list[AnnotatedImage]) -> dict[str, Fault]:

@@ -71,7 +71,7 @@ def decode_rows(
     report: Report,
     *,
     whole_floats: bool,
-) -> Iterator[tuple[NDArray[np.int64], list[_Row], bool]]:
+) -> Iterator[tuple[NDArray[np.int64], list[_Row], int]]:
     """Yield the rows of a section block by block.
 
     Args:
@@ -82,7 +82,7 @@ def decode_rows(
         whole_floats: whether a whole number may be written as a float.
 
     Yields:
-        (B,) numbers of the rows in the file, the rows, and whether one of them has such a float.
+        (B,) numbers of the rows in the file, the rows, and how many of them have such a float.
     """
     decoder = msgspec.json.Decoder(list[row_type])  # type: ignore[valid-type]
     one = msgspec.json.Decoder(row_type)
@@ -91,7 +91,7 @@ def decode_rows(
         try:
             rows = decoder.decode(b"[" + b",".join(block) + b"]")
         except msgspec.ValidationError:
-            numbers, rows, mended = [], [], False
+            numbers, rows, mended = [], [], 0
             for number, text in enumerate(block, start):
                 try:
                     rows.append(one.decode(text))
@@ -100,14 +100,14 @@ def decode_rows(
                         if not whole_floats:
                             raise
                         rows.append(one.decode(_with_whole_numbers(text)))
-                        mended = True
+                        mended += 1
                     except msgspec.ValidationError:
                         report(_malformed(error, section, number))
                         continue
                 numbers.append(number)
             yield np.array(numbers, np.int64), rows, mended
         else:
-            yield np.arange(start, start + len(rows)), rows, False
+            yield np.arange(start, start + len(rows)), rows, 0
 
 
 def _with_whole_numbers(text: msgspec.Raw) -> bytes:
@@ -134,7 +134,7 @@ def missing(key: str, section: str, rows: NDArray[np.integer]) -> Fault:
 
 def decode_columns(
     texts: Sequence[msgspec.Raw], report: Report, *, whole_floats: bool
-) -> tuple[dict[str, NDArray[Any]], dict[str, Fault]]:
+) -> tuple[dict[str, NDArray[Any]], dict[str, Fault], int]:
     """Decode the annotations.
 
     Args:
@@ -143,7 +143,8 @@ def decode_columns(
     Returns:
         the columns ``row`` (number in the file), ``id``, ``image_id``, ``category_id``, ``bbox``,
         ``area``, ``ignore`` and ``iscrowd``, NaN where a box has not four numbers or there is no
-        area; and by optional key the fault of the annotations that lack it.
+        area; by optional key the fault of the annotations that lack it; and how many have a float
+        for a whole number.
     """
     keys = ("id", "image_id", "category_id", "ignore", "iscrowd")
     kinds: dict[str, Any] = {"ignore": bool, "iscrowd": bool}
@@ -153,9 +154,11 @@ def decode_columns(
     }
     parts |= {"area": [np.empty(0)], "bbox": [np.empty((0, 4))]}
     odd_box = ""
-    for numbers, block, _ in decode_rows(
+    mended = 0
+    for numbers, block, floats in decode_rows(
         texts, _Annotation, "annotations", report, whole_floats=whole_floats
     ):
+        mended += floats
         for key in keys:
             values = [getattr(annotation, key) or 0 for annotation in block]
             parts[key].append(np.array(values, kinds.get(key, np.int64)))
@@ -191,4 +194,4 @@ def decode_columns(
         faults["segmentation"] = missing("segmentation", "annotations", rows)
     if len(rows := columns["row"][np.isnan(columns["area"])]):
         faults["area"] = missing("area", "annotations", rows)
-    return columns, faults
+    return columns, faults, mended

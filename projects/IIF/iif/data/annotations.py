@@ -23,6 +23,7 @@ from iif.data.annotation_file import (
 from iif.data.annotation_rows import AnnotatedImage, Category
 from iif.data.areas import areas
 from iif.data.boxes import warn_of_areas, warn_of_corners
+from iif.data.faults import Fault, Report, examples, refuse
 from iif.data.masks import is_polygon, polygon_fault
 from iif.data.rle import RLEs
 from iif.errors import InputError
@@ -180,11 +181,12 @@ def load_annotations(
         content, sha256 = decode_content(path)
     else:
         content, sha256 = read_annotation_file(path), annotation_file_sha256(path)
+    report = refuse(content.path)
     content.require("annotations", "bbox", *(["segmentation"] if masks else []))
     if exhaustive is None:
         exhaustive = not content.federated
     if not exhaustive:
-        _require_lvis_keys(content)
+        _require_lvis_keys(content, report)
     elif content.federated:
         raise InputError(
             f"{content.path}: is in LVIS's format, in which an image says which categories are "
@@ -221,27 +223,42 @@ def load_annotations(
         ignore=crowd if exhaustive else content.ignore,
         crowd=crowd,
         segmentation=content.segmentation if masks else None,
-        neg=_pairs(content, "neg_category_ids"),
-        not_exhaustive=_pairs(content, "not_exhaustive_category_ids"),
+        neg=_pairs(content, "neg_category_ids", report),
+        not_exhaustive=_pairs(content, "not_exhaustive_category_ids", report),
         exhaustive=exhaustive,
         attribution=content.attribution,
     )
 
 
-def _require_lvis_keys(content: AnnotationFile) -> None:
+def lvis_faults(content: AnnotationFile, report: Report) -> None:
+    """Report what :func:`load_annotations` refuses of LVIS's own keys, with training counts."""
+    if content.federated:
+        _require_lvis_keys(content, report)
+        _check_frequencies(
+            content.categories, [c.frequency or "r" for c in content.categories], report
+        )
+        if "area" in content.faults:
+            report(content.faults["area"])
+    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+        _pairs(content, key, report)
+
+
+def _require_lvis_keys(content: AnnotationFile, report: Report) -> None:
     lacking = [
-        f"image {image.id} has no {key}"
+        (image.id, f"image {image.id} has no {key}")
         for key in ("neg_category_ids", "not_exhaustive_category_ids")
         for image in content.images
         if getattr(image, key) is None
     ]
     if lacking:
-        raise InputError(
-            f"{content.path}: not {_LVIS}: {lacking[0]}"
+        message = (
+            f"not {_LVIS}: {lacking[0][1]}"
             + (f" ({len(lacking)} such faults)" if len(lacking) > 1 else "")
             + "; if every category is annotated in every image, as in COCO, say that the "
             "annotation is exhaustive"
         )
+        ids = examples(image for image, _ in lacking)
+        report(Fault("missing_lvis_keys", message, len(lacking), ids))
 
 
 def _kept_categories(content: AnnotationFile, training: TrainingCounts | None) -> NDArray[np.bool_]:
@@ -301,31 +318,43 @@ def _groups(
         ]
     if exhaustive and None in groups:
         return np.full(len(groups), "", dtype="<U1"), image_count
-    for category, group in zip(categories, groups, strict=True):
-        if group is None:
-            raise InputError(
-                f"{source}: category {category.id} has no frequency (r, c or f); give the "
-                "training annotations to count it from"
-            )
-        if group not in _GROUPS:
-            raise InputError(
-                f'{source}: frequency of category {category.id} is {group!r}; it must be "r" '
-                '(rare), "c" (common) or "f" (frequent)'
-            )
+    _check_frequencies(categories, groups, refuse(source))
     return np.array(groups, dtype="<U1"), image_count
 
 
-def _pairs(content: AnnotationFile, key: str) -> NDArray[np.int32]:
+def _check_frequencies(
+    categories: Sequence[Category], groups: Sequence[str | None], report: Report
+) -> None:
+    for category, group in zip(categories, groups, strict=True):
+        message = ""
+        if group is None:
+            message = (
+                f"category {category.id} has no frequency (r, c or f); give the training "
+                "annotations to count it from"
+            )
+        elif group not in _GROUPS:
+            message = (
+                f'frequency of category {category.id} is {group!r}; it must be "r" (rare), "c" '
+                '(common) or "f" (frequent)'
+            )
+        if message:
+            report(Fault("no_frequency", message, examples=(category.id,)))
+
+
+def _pairs(content: AnnotationFile, key: str, report: Report) -> NDArray[np.int32]:
     """Return (P, 2) rows of image and category, from a list of category ids in each image."""
     images: list[AnnotatedImage] = content.images
     lists: list[list[int]] = [getattr(image, key) or [] for image in images]
     image_rows = np.repeat(np.arange(len(images)), [len(entries) for entries in lists])
     ids = np.array([entry for entries in lists for entry in entries], dtype=np.int64)
     category_rows = rows_of(content.category_ids, ids)
-    if (category_rows < 0).any():
-        first = int(np.argmax(category_rows < 0))
-        raise InputError(
-            f"{content.path}: images: {key} of the image with id {images[image_rows[first]].id} "
-            f"has {ids[first]}, which is not among categories; remove it or add the category"
+    unknown = category_rows < 0
+    if unknown.any():
+        wrong = image_rows[unknown].tolist()
+        message = (
+            f"images: {key} of the image with id {images[wrong[0]].id} has {ids[unknown][0]}, "
+            "which is not among categories; remove it or add the category"
         )
-    return np.column_stack([image_rows, category_rows]).astype(np.int32)
+        found = examples(images[row].id for row in wrong)
+        report(Fault(f"unknown_{key}", message, len(wrong), found))
+    return np.column_stack([image_rows, category_rows])[~unknown].astype(np.int32)
