@@ -229,7 +229,7 @@ def _checked(source: str, content: _File, report: Report) -> AnnotationFile:
     categories = _unique(categories, "categories", report)
     image_ids = np.array([image.id for image in images], dtype=np.int64)
     category_ids = np.array([category.id for category in categories], dtype=np.int64)
-    columns = _select(columns, _first_of_each(columns["id"], "annotations", report))
+    first = _first_of_each(columns["id"], "annotations", report)
     rows = {
         key: _rows(columns, key, known, section, report)
         for key, known, section in (
@@ -238,7 +238,7 @@ def _checked(source: str, content: _File, report: Report) -> AnnotationFile:
         )
     }
     known = np.all([found >= 0 for found in rows.values()], axis=0)
-    columns = _select(columns | rows, known)
+    columns = _select(columns | rows, first & known)
     texts = content.annotations or []
     if len(texts) > len(columns["row"]):
         texts = [texts[row] for row in columns["row"].tolist()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from iif.errors import InputError
@@ -55,13 +55,9 @@ class Faults:
             fault = Fault(fault.kind, before.message, before.number + fault.number, examples)
         self._found[fault.kind] = fault
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[Fault]:
         """Iterate over the faults, in the order in which their kinds were found."""
         return iter(self._found.values())
-
-    def __bool__(self) -> bool:
-        """Return whether there is any."""
-        return bool(self._found)
 
 
 def examples(values: Iterable[int | str]) -> tuple[int | str, ...]:

@@ -133,10 +133,26 @@ def read_upright(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
         raise InputError(f"{path}: cannot be read as an image ({error})") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn an image by its EXIF orientation; one whose EXIF is broken stays as it is."""
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return the height and width of an opened image as `read_upright` turns it."""
+    sideways = (
+        Image.Transpose.TRANSPOSE,
+        Image.Transpose.ROTATE_270,
+        Image.Transpose.TRANSVERSE,
+        Image.Transpose.ROTATE_90,
+    )
+    turned = _turn(image) in sideways
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return what turns an image upright by its EXIF; None for nothing, or where it is broken."""
     try:
-        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION))
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION))
     except Exception:  # Pillow raises many kinds for broken EXIF, as Detectron2 notes
-        return image
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)

@@ -30,6 +30,10 @@ class Segmentations(Sequence[Any]):
             return [self[i] for i in range(*index.indices(len(self)))]
         return msgspec.json.decode(self.text(index) or b"null")
 
+    def part(self, rows: Sequence[int]) -> Segmentations:
+        """Return those of some annotations."""
+        return Segmentations([self._annotations[row] for row in rows])
+
     def text(self, row: int) -> bytes:
         """Return the JSON text of a segmentation; empty where the annotation has none."""
         text = bytes(self._decoder.decode(self._annotations[row]).segmentation)
