@@ -29,13 +29,14 @@ def check(args: Namespace) -> int:
         val_images=args.val_images,
         results=args.results,
     )
-    print(check_text(found))
     if args.json:
         write_json(args.json, {**msgspec.to_builtins(found), "versions": versions()})
-        print(f"\nRecord: {args.json}")
     if args.html:
         write_check_page(found, args.html)
-        print(f"\nPage: {args.html}")
+    print(check_text(found))
+    for what, path in (("Record", args.json), ("Page", args.html)):
+        if path:
+            print(f"\n{what}: {path}")
     return 0 if found.usable else 2
 
 

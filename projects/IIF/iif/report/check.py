@@ -149,15 +149,21 @@ def render_check(check: Check) -> str:
             "check": check,
             "verdict": verdict(check),
             "facts": {file.path: _facts_of(check, file) for file in check.files},
-            "headings": _HEADINGS,
+            "columns": ["Class", "Id", "Group", "Images", "Instances", "Crowds", "Weight"],
             "rows": sorted(check.classes, key=lambda row: -row.image_count),
             "histogram": class_histogram(counted) if counted else None,
             "group_colors": GROUP_COLORS,
             "group_labels": GROUP_LABELS,
             "versions": versions(),
         },
-        filters={"examples": _examples},
+        filters={"examples": _examples, "initial": _initial},
+        styles=("report.css", "sections.css"),
     )
+
+
+def _initial(text: str) -> str:
+    """Return a text with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -25,7 +25,9 @@ _BARS_PER_DECADE = 2
 class CountedClass(Protocol):
     """What the histogram shows of a class."""
 
-    group: str
+    @property
+    def group(self) -> str:
+        """Of GROUPS."""
 
     @property
     def image_count(self) -> int | None:
