@@ -131,16 +131,14 @@ def _check_split(
     report: Report,
 ) -> None:
     """Report what two files share that they must not, and what they must share and do not."""
-    names = {name.rpartition("/")[2] for name in training.file_names() if name}
-    others = [name.rpartition("/")[2] for name in validation.file_names()]
-    shared = [name for name in others if name in names]
+    if paths and val_paths:
+        kind, shared = "shared_content", shared_content(paths, val_paths)
+    else:
+        names = set(filter(None, training.file_names()))
+        kind, shared = "shared_files", [n for n in validation.file_names() if n in names]
     if shared:
         message = f"{shared[0]!r}, for example; take them out of one of the two"
-        report(Fault("shared_files", message, len(shared), examples(shared)))
-    same = shared_content(paths, val_paths) if paths and val_paths else []
-    if same:
-        message = f"{same[0]!r}, for example; take them out of one of the two"
-        report(Fault("shared_content", message, len(same), examples(same)))
+        report(Fault(kind, message, len(shared), examples(shared)))
     ids = np.intersect1d(training.image_ids, validation.image_ids).tolist()
     if ids:
         message = "ids count from the start in each file, or the images are the same"
