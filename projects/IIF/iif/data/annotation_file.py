@@ -288,8 +288,8 @@ def _images(texts: list[msgspec.Raw], report: Report) -> tuple[list[AnnotatedIma
 def _size_faults(images: list[AnnotatedImage]) -> dict[str, Fault]:
     faults = {}
     for key in ("height", "width"):
-        rows = np.flatnonzero([getattr(image, key) is None for image in images])
-        if len(rows):
+        rows = [row for row, image in enumerate(images) if getattr(image, key) is None]
+        if rows:
             faults[key] = missing(key, "images", rows)
     if not faults and (impossible := _impossible_sizes(images)):
         faults["height"] = impossible

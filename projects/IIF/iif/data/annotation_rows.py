@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from iif.data.faults import Fault, Report
+from iif.data.faults import Fault, Report, examples
 from iif.files import Id
 
 WHAT = "an LVIS- or COCO-format annotation file"
@@ -126,10 +126,10 @@ def _malformed(error: msgspec.ValidationError, section: str, row: int) -> Fault:
     return Fault(f"malformed_{section}", message, examples=(row,))
 
 
-def missing(key: str, section: str, rows: NDArray[np.integer]) -> Fault:
+def missing(key: str, section: str, rows: Sequence[int]) -> Fault:
     """Return the fault of rows that lack a key, in msgspec's words."""
     message = f"Object missing required field `{key}` - at `$.{section}[{rows[0]}]`"
-    return Fault(f"missing_{key}", message, len(rows), tuple(rows[:5].tolist()))
+    return Fault(f"missing_{key}", message, len(rows), examples(rows))
 
 
 def decode_columns(
@@ -147,51 +147,56 @@ def decode_columns(
         for a whole number.
     """
     keys = ("id", "image_id", "category_id", "ignore", "iscrowd")
-    kinds: dict[str, Any] = {"ignore": bool, "iscrowd": bool}
-    parts: dict[str, list[NDArray[Any]]] = {
-        key: [np.empty(0, kinds.get(key, np.int64))]
-        for key in (*keys, "row", "unmasked", "boxless")
+    number = len(texts)
+    columns: dict[str, NDArray[Any]] = {
+        "row": np.empty(number, np.int64),
+        "id": np.empty(number, np.int64),
+        "image_id": np.empty(number, np.int64),
+        "category_id": np.empty(number, np.int64),
+        "bbox": np.empty((number, 4)),
+        "area": np.empty(number),
+        "ignore": np.empty(number, bool),
+        "iscrowd": np.empty(number, bool),
     }
-    parts |= {"area": [np.empty(0)], "bbox": [np.empty((0, 4))]}
+    boxless: list[int] = []
+    unmasked: list[int] = []
     odd_box = ""
-    mended = 0
+    used = mended = 0
     for numbers, block, floats in decode_rows(
         texts, _Annotation, "annotations", report, whole_floats=whole_floats
     ):
         mended += floats
+        rows = slice(used, used + len(block))
+        used = rows.stop
+        columns["row"][rows] = numbers
         for key in keys:
-            values = [getattr(annotation, key) or 0 for annotation in block]
-            parts[key].append(np.array(values, kinds.get(key, np.int64)))
-        parts["row"].append(numbers)
-        parts["area"].append(np.array([np.nan if a.area is None else a.area for a in block], float))
+            columns[key][rows] = [getattr(annotation, key) or 0 for annotation in block]
+        columns["area"][rows] = [np.nan if a.area is None else a.area for a in block]
         boxes: list[Sequence[float]] = []
-        wrong, unmasked = [], []
-        for number, annotation in zip(numbers.tolist(), block, strict=True):
-            box = annotation.bbox
+        for row, annotation in zip(numbers.tolist(), block, strict=True):
             if annotation.segmentation is _NONE:
-                unmasked.append(number)
+                unmasked.append(row)
+            box = annotation.bbox
             if box is not None and len(box) == 4:
                 boxes.append(box)
                 continue
             boxes.append([np.nan] * 4)
-            wrong.append(number)
-            if len(wrong) == 1 and not any(map(len, parts["boxless"])) and box is not None:
+            if not boxless and box is not None:
                 odd_box = (
-                    f"annotations[{number}].bbox: the bbox of annotation {annotation.id} is {box}; "
+                    f"annotations[{row}].bbox: the bbox of annotation {annotation.id} is {box}; "
                     "it must be [x, y, width, height]"
                 )
+            boxless.append(row)
         flat = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes))
-        parts["bbox"].append(flat.reshape(-1, 4))
-        parts["boxless"].append(np.array(wrong, np.int64))
-        parts["unmasked"].append(np.array(unmasked, np.int64))
-    columns = {key: np.concatenate(blocks) for key, blocks in parts.items()}
+        columns["bbox"][rows] = flat.reshape(-1, 4)
+    columns = {key: column[:used] for key, column in columns.items()}
     faults = {}
-    if len(rows := columns.pop("boxless")):
-        fault = missing("bbox", "annotations", rows)
+    if boxless:
+        fault = missing("bbox", "annotations", boxless)
         message = odd_box or fault.message
         faults["bbox"] = Fault("missing_bbox", message, fault.number, fault.examples)
-    if len(rows := columns.pop("unmasked")):
-        faults["segmentation"] = missing("segmentation", "annotations", rows)
-    if len(rows := columns["row"][np.isnan(columns["area"])]):
-        faults["area"] = missing("area", "annotations", rows)
+    if unmasked:
+        faults["segmentation"] = missing("segmentation", "annotations", unmasked)
+    if len(without := columns["row"][np.isnan(columns["area"])].tolist()):
+        faults["area"] = missing("area", "annotations", without)
     return columns, faults, mended
