@@ -123,14 +123,22 @@ def _classes_text(check: Check) -> str:
             for row in rows[:_CLASSES]
         ],
     )
-    groups = ", ".join(
-        f"{group.classes:,} {GROUP_LABELS[key]}"
-        + ("" if group.fewest is None else f" ({group.fewest:,} to {group.most:,} images)")
-        for key, group in check.groups.items()
-    )
     left = len(rows) - _CLASSES
     more = f"\n... and {left:,} more, with fewer images" if left > 0 else ""
-    return f"Classes: {groups}\n{table}{more}"
+    return f"Classes: {groups_text(check)}\n{table}{more}"
+
+
+def groups_text(check: Check) -> str:
+    """Return how many classes each group has, and how many images show one of them."""
+    words = []
+    for key, group in check.groups.items():
+        range_text = ""
+        if group.fewest is not None and group.most is not None:
+            same = group.fewest == group.most
+            least = "" if same else f"{group.fewest:,} to "
+            range_text = f" ({least}{_count(group.most, 'image')})"
+        words.append(f"{group.classes:,} {GROUP_LABELS[key]}{range_text}")
+    return ", ".join(words)
 
 
 def write_check_page(check: Check, path: str | os.PathLike[str]) -> None:
@@ -148,6 +156,7 @@ def render_check(check: Check) -> str:
         {
             "check": check,
             "verdict": verdict(check),
+            "groups": groups_text(check),
             "facts": {file.path: _facts_of(check, file) for file in check.files},
             "columns": ["Class", "Id", "Group", "Images", "Instances", "Crowds", "Weight"],
             "rows": sorted(check.classes, key=lambda row: -row.image_count),
