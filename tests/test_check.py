@@ -556,6 +556,17 @@ class TestResults:
         path, results = write(tmp_path, content()), write(tmp_path, rows, "r.json")
         assert kinds(check(path, results=results))["result_corners"][0] == "warning"
 
+    def test_of_annotations_that_name_no_groups(self, tmp_path: Path) -> None:
+        value = content(lvis=True)
+        for row in value["categories"]:
+            del row["frequency"]
+        path, results = write(tmp_path, value), write(tmp_path, detections(), "r.json")
+        assert check(path, results=results).usable
+        value["categories"].append({"id": 9, "name": "never shown"})
+        val = write(tmp_path, value, "val.json")
+        train = write(tmp_path, value, "train.json")
+        assert check(train, val=val, results=results).usable
+
     def test_of_annotations_with_errors_are_left(self, tmp_path: Path) -> None:
         value = content()
         value["annotations"][0]["image_id"] = 99

@@ -76,9 +76,10 @@ def _statistics(
     content: AnnotationFile, images: np.ndarray, instances: np.ndarray
 ) -> ClassStatistics | None:
     shown = content.shown_categories
-    kept = [c for c, is_shown in zip(content.categories, shown.tolist(), strict=True) if is_shown]
     if not content.annotated:
         return None
+    named = list(zip(content.categories, shown.tolist(), strict=True))
+    kept = [category for category, is_shown in named if is_shown]
     return ClassStatistics(
         image_count=images[shown],
         instance_count=instances[shown],
@@ -86,6 +87,7 @@ def _statistics(
         ids=[category.id for category in kept],
         names=[category.name for category in kept],
         source=content.path,
+        left_out={category.id: category.name for category, is_shown in named if not is_shown},
     )
 
 

@@ -8,11 +8,12 @@ import warnings
 import msgspec
 import numpy as np
 
-from iif.data.annotations import Annotations
+from iif.data.annotations import Annotations, load_annotations
 from iif.data.boxes import are_corners, boxes_beyond
 from iif.data.faults import Fault, Report, examples
 from iif.data.results import available_iou_types, check_results
 from iif.data.sources import open_sources
+from iif.statistics import ClassStatistics
 
 
 class ResultContent(msgspec.Struct):
@@ -70,10 +71,10 @@ def check_result_file(
     )
 
 
-def annotations_for_results(path: str | os.PathLike[str], masks: bool) -> Annotations:
-    """Return the annotations that results are checked against, without a word of their oddities."""
-    from iif.data.annotations import load_annotations
-
+def annotations_for_results(
+    path: str | os.PathLike[str], statistics: ClassStatistics | None
+) -> Annotations:
+    """Return the annotations that results are checked against; their oddities are told already."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return load_annotations(path, masks=masks)
+        return load_annotations(path, statistics=statistics)

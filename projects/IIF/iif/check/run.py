@@ -102,7 +102,7 @@ def check(
                 "check it alone"
             )
         found = Faults()
-        gt = annotations_for_results(against.path, masks=False)
+        gt = annotations_for_results(against.path, statistics)
         result_summary = check_result_file(results, gt, found)
         files.append(_file(os.fspath(results), "results", found))
     return Check(
