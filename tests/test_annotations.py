@@ -15,7 +15,7 @@ import pytest
 from pycocotools import mask as mask_utils
 
 from coco_reference import coco_style
-from iif.data import annotation_file
+from iif.data import annotation_file, annotation_rows
 from iif.data.annotation_file import forget_annotation_files, read_annotation_file
 from iif.data.annotations import load_annotations
 from iif.errors import InputError
@@ -417,16 +417,16 @@ def test_blocks_of_any_size_read_alike(tmp_path: Path, monkeypatch: pytest.Monke
     other = tmp_path / "faulty.json"
     other.write_text(json.dumps(content))
     for size in (1, 2, 3, 1000):
-        monkeypatch.setattr(annotation_file, "_BLOCK", size)
+        monkeypatch.setattr(annotation_rows, "_BLOCK", size)
         again = annotation_file.decode(path)
         assert (again.bbox == whole.bbox).all()
         assert (again.ann_ids == whole.ann_ids).all()
         assert not again.faults
         faults = annotation_file.decode(other).faults
         assert set(faults) == {"segmentation", "bbox", "area"}
-        assert "annotations[4]" in faults["area"]
-        assert "annotations[5]" in faults["segmentation"]
-        assert "annotations[6]" in faults["bbox"]
+        assert "annotations[4]" in faults["area"].message
+        assert "annotations[5]" in faults["segmentation"].message
+        assert "annotations[6]" in faults["bbox"].message
 
 
 # ------------------------------------------------------------------- keys that only some uses need

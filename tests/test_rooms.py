@@ -20,7 +20,7 @@ FLOORS = (
     ("data",),
     ("statistics",),
     ("methods", "evaluation"),
-    ("augmentation", "settings"),
+    ("augmentation", "check", "settings"),
     ("report",),
     ("tuning",),
     ("d2", "tv", "classification"),

@@ -23,7 +23,17 @@ def annotation_file(
 ) -> dict[str, Any]:
     return {
         "info": {"year": 2020},
-        "images": [{"id": i, "file_name": f"{i}.jpg", "height": 4, "width": 4} for i in images],
+        "images": [
+            {
+                "id": i,
+                "file_name": f"{i}.jpg",
+                "height": 4,
+                "width": 4,
+                "neg_category_ids": [],
+                "not_exhaustive_category_ids": [],
+            }
+            for i in images
+        ],
         "annotations": [
             {
                 "id": row + 1,

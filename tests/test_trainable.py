@@ -77,7 +77,8 @@ def test_images_factors_and_instances_are_detectron2s(tmp_path: Path, seed: int)
     from detectron2.data.build import filter_images_with_only_crowd_annotations
     from detectron2.data.samplers import RepeatFactorTrainingSampler
 
-    from iif.d2.datasets import load_instances
+    from iif.d2.datasets import load_instances, set_classes
+    from iif.data.annotation_rows import Category
     from iif.data.annotations import load_annotations
     from iif.statistics import ClassStatistics
     from iif.tv.dataset import DetectionTargets
@@ -85,14 +86,16 @@ def test_images_factors_and_instances_are_detectron2s(tmp_path: Path, seed: int)
     path = random_file(tmp_path, seed)
     for image in json.loads(path.read_text())["images"]:
         Image.new("RGB", (SIZE, SIZE)).save(tmp_path / image["file_name"])
-    records = load_instances(str(path), str(tmp_path), f"custom_trainable_{seed}")
-    MetadataCatalog.remove(f"custom_trainable_{seed}")
+    name = f"custom_trainable_{seed}"
+    statistics = ClassStatistics.from_json(path)
+    classes = zip(statistics.ids.tolist(), statistics.names, strict=True)
+    set_classes(MetadataCatalog.get(name), [Category(*pair) for pair in classes], str(path))
+    records = load_instances(str(path), str(tmp_path), name)
+    MetadataCatalog.remove(name)
     reference = filter_images_with_only_crowd_annotations(records)
     factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(reference, 0.3)
 
-    annotations = load_annotations(
-        path, masks=True, statistics=ClassStatistics.from_json(path), exhaustive=True
-    )
+    annotations = load_annotations(path, masks=True, statistics=statistics, exhaustive=True)
     data = DetectionTargets(annotations, tmp_path, masks=True)
     shown = annotations.image_ids[data.shown_images].tolist()
     assert shown == [record["image_id"] for record in reference]

@@ -262,12 +262,12 @@ def read_json(path: str | os.PathLike[str], type: type[T], *, what: str) -> T:
     except msgspec.ValidationError as error:
         raise InputError(f"{path}: not {what}: {error}") from None
     except msgspec.DecodeError as error:
-        _refuse_other_encoding(text, path)
+        refuse_other_encoding(text, path)
         raise InputError(
             f"{path}: not valid JSON ({error}); the file may be cut off: copy or make it again"
         ) from None
     except UnicodeDecodeError:
-        _refuse_other_encoding(text, path)
+        refuse_other_encoding(text, path)
         raise
     except RecursionError:
         raise nested_too_deeply(path, what) from None
@@ -294,7 +294,7 @@ def nested_too_deeply(path: str | os.PathLike[str], what: str) -> InputError:
     return InputError(f"{path}: lists or objects are nested too deeply; expected {what}")
 
 
-def _refuse_other_encoding(text: memoryview, path: str | os.PathLike[str]) -> None:
+def refuse_other_encoding(text: memoryview, path: str | os.PathLike[str]) -> None:
     """Raise InputError where a text is not in UTF-8, which JSON must be."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     for start in range(0, len(text), _BLOCK_BYTES):

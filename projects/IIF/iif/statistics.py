@@ -45,6 +45,8 @@ class ClassStatistics:
         fractal_dimension: (K,) float64 in [1, 2], of the centres of the class's boxes, or None when
             it was not computed.
         source: where the statistics come from, for messages and provenance.
+        left_out: names by id of the categories that the annotations name without showing one; a
+            model has no class for them.
     """
 
     ids: NDArray[np.int64]
@@ -54,6 +56,7 @@ class ClassStatistics:
     num_images: int
     fractal_dimension: NDArray[np.float64] | None
     source: str
+    left_out: dict[int, str]
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class ClassStatistics:
         ids: ArrayLike | None = None,
         fractal_dimension: ArrayLike | None = None,
         source: str = "arrays",
+        left_out: Mapping[int, str] | None = None,
     ) -> None:
         """Check the counts and order them by category id.
 
@@ -76,6 +80,7 @@ class ClassStatistics:
             ids: (K,) category ids in any order; by default 1 to K, as in LVIS.
             fractal_dimension: (K,) of the centres of the class's boxes, when known.
             source: where the statistics come from.
+            left_out: names by id of categories without an annotation.
 
         Raises:
             InputError: the arrays differ in length, an id occurs twice, or a count is impossible
@@ -116,6 +121,7 @@ class ClassStatistics:
         self.num_images = int(num_images)
         self.fractal_dimension = ordered("fractal_dimension")
         self.source = source
+        self.left_out = {int(key): str(name) for key, name in (left_out or {}).items()}
         self._refuse_impossible_counts()
 
     def _refuse_impossible_counts(self) -> None:
@@ -180,7 +186,9 @@ class ClassStatistics:
     def from_json(cls, path: str | os.PathLike[str], *, cache: bool = True) -> ClassStatistics:
         """Count the annotations of an LVIS- or COCO-format file.
 
-        A category's own ``image_count``, which LVIS files carry, is not trusted: where it
+        Categories without an annotation are left out of a file in COCO's format, with a warning
+        (`iif.data.annotation_file.AnnotationFile.shown_categories`). A category's own
+        ``image_count``, which LVIS files carry, is not trusted: where it
         disagrees with the annotations a warning says so, and the annotations are followed.
 
         Args:
@@ -196,15 +204,35 @@ class ClassStatistics:
 
     @classmethod
     def _checked(cls, counts: Counts, source: str) -> ClassStatistics:
+        shown = np.flatnonzero(counts.shown).tolist()
+        left_out = {
+            key: name
+            for key, name, is_shown in zip(counts.ids, counts.names, counts.shown, strict=True)
+            if not is_shown
+        }
+        dimension = counts.fractal_dimension
+
+        def chosen(values: Sequence[Any]) -> list[Any]:
+            return [values[row] for row in shown]
+
         statistics = cls(
-            image_count=counts.image_count,
+            image_count=chosen(counts.image_count),
             num_images=counts.num_images,
-            instance_count=counts.instance_count,
-            names=counts.names,
-            ids=counts.ids,
-            fractal_dimension=counts.fractal_dimension,
+            instance_count=chosen(counts.instance_count),
+            names=chosen(counts.names),
+            ids=chosen(counts.ids),
+            fractal_dimension=None if dimension is None else chosen(dimension),
             source=source,
+            left_out=left_out,
         )
+        if left_out:
+            names = [f"{name!r} (id {key})" for key, name in left_out.items()]
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            warnings.warn(
+                f"{source}: left out {_plural(len(names), 'category', 'categories')} without an "
+                f"annotation: {', '.join(names[:5])}{more}",
+                stacklevel=3,
+            )
         if counts.repeated_images:
             warnings.warn(
                 f"{source}: {_plural(counts.repeated_images, 'image')} of {counts.num_images} have "
@@ -273,6 +301,7 @@ class ClassStatistics:
             "num_images": self.num_images,
             "names": list(self.names),
             **{key: None if column is None else column.tolist() for key, column in columns.items()},
+            **({"left_out": list(map(list, self.left_out.items()))} if self.left_out else {}),
         }
 
     @classmethod
@@ -290,7 +319,11 @@ class ClassStatistics:
                 "ClassStatistics.to_dict"
             )
         arguments: dict[str, Any] = {key: values[key] for key in required}
-        return cls(**arguments, fractal_dimension=values.get("fractal_dimension"))
+        return cls(
+            **arguments,
+            fractal_dimension=values.get("fractal_dimension"),
+            left_out=dict(values.get("left_out") or ()),
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the statistics as JSON (``class_statistics.json``), whole or not at all."""

@@ -1,12 +1,43 @@
-"""Data sets, methods and settings: weights, methods, settings, openmoji, openmoji-crops."""
+"""Data sets, methods and settings: check, weights, methods, settings, openmoji, openmoji-crops."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 
-from iif.commands.arguments import FILE, arg, count, itself, number
+from iif.commands.arguments import FILE, HTML, arg, count, itself, number
 from iif.commands.command import command
 from iif.commands.settings import settings_text
+
+
+def check(args: Namespace) -> int:
+    """Report all faults of annotations and results.
+
+    Says what each would do in training and in evaluation, counts the classes, their groups and
+    IIF's weights, and looks whether a validation set shares images with the training set. The exit
+    status is 0 where everything can be used (boxes alone are enough), 2 where not.
+    """
+    import msgspec
+
+    from iif.check.run import check as run_check
+    from iif.files import versions, write_json
+    from iif.report.check import check_text, write_check_page
+
+    found = run_check(
+        args.annotations,
+        images=args.images,
+        val=args.val,
+        val_images=args.val_images,
+        results=args.results,
+    )
+    if args.json:
+        write_json(args.json, {**msgspec.to_builtins(found), "versions": versions()})
+    if args.html:
+        write_check_page(found, args.html)
+    print(check_text(found))
+    for what, path in (("Record", args.json), ("Page", args.html)):
+        if path:
+            print(f"\n{what}: {path}")
+    return 0 if found.usable else 2
 
 
 def weights(args: Namespace) -> None:
@@ -111,6 +142,27 @@ def openmoji_crops(args: Namespace) -> None:
     print(f"Training and test images, a folder for each kind: {folder}")
 
 
+command(
+    "check",
+    check,
+    arg(
+        "annotations",
+        metavar="DATA.json",
+        reads=itself,
+        help="annotations in LVIS's or COCO's format: of the training set where there is --val",
+    ),
+    arg("--images", metavar="DIR", help="folder of the images, every one of which is read"),
+    arg("--val", metavar="FILE", reads=itself, help="annotations of the validation set"),
+    arg("--val-images", metavar="DIR", help="of --val; default: --images"),
+    arg(
+        "--results",
+        metavar="FILE",
+        reads=itself,
+        help="detections in LVIS's submission format, for --val or else DATA.json",
+    ),
+    arg("--json", metavar="FILE", writes=FILE, help="write the result as JSON"),
+    HTML,
+)
 command(
     "weights",
     weights,

@@ -44,8 +44,9 @@ _SEGMENTATION = msgspec.json.Decoder(list[list[float]] | dict[str, Any] | None)
 def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str, Any]]:
     """Load an LVIS- or COCO-format file as Detectron2's standard data set dicts.
 
-    Category ids may be any; they are mapped to 0 to K - 1 in ascending order. The classes' names
-    and the mapping are put into the metadata of data set ``name``. The image-level
+    Category ids may be any; they are mapped to 0 to K - 1 in ascending order, where the training
+    set's classes are known those of them alone. The classes' names and the mapping are put into
+    the metadata of data set ``name``. The image-level
     ``neg_category_ids`` and ``not_exhaustive_category_ids`` keep the ids of the file, as in
     Detectron2's own LVIS loader.
 
@@ -56,18 +57,22 @@ def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str,
     content.require("bbox")
     _check_rles(content, mask_forms(content))
     metadata = MetadataCatalog.get(name)
-    set_classes(metadata, content.categories, json_file)
+    set_classes(metadata, _classes(content, metadata), json_file)
+    to_contiguous = metadata.thing_dataset_id_to_contiguous_id
+    contiguous = np.array([to_contiguous.get(i, -1) for i in content.category_ids.tolist()])
     metadata.evaluator_type = evaluator_type(content)
     records = _records(content, image_root)
     annotations = zip(
         content.ann_image.tolist(),
-        content.ann_category.tolist(),
+        contiguous[content.ann_category].tolist(),
         content.bbox.tolist(),
         content.crowd.astype(int).tolist(),
         strict=True,
     )
     without_mask = 0
     for row, (image, category, bbox, crowd) in enumerate(annotations):
+        if category < 0:  # of a test set, of which the training set shows none
+            continue
         instance: dict[str, Any] = {
             "bbox": bbox,
             "bbox_mode": BoxMode.XYWH_ABS,
@@ -88,6 +93,24 @@ def load_instances(json_file: str, image_root: str, name: str) -> list[dict[str,
             without_mask,
         )
     return records
+
+
+def _classes(content: AnnotationFile, metadata: Metadata) -> list[Category]:
+    """Return a file's categories that are, or should be, classes of the model.
+
+    Where the training set's are known, categories of a file in COCO's format that are not among
+    them have no annotation, or none that was trained on (``left_out`` of the statistics).
+    """
+    known = metadata.get("thing_dataset_id_to_contiguous_id")
+    if known is None or content.federated:
+        return content.categories
+    left_out = metadata.get("left_out", ())
+    annotated = np.bincount(content.ann_category, minlength=len(content.categories)) > 0
+    return [
+        category
+        for category, has_any in zip(content.categories, annotated.tolist(), strict=True)
+        if category.id in known or (has_any and category.id not in left_out)
+    ]
 
 
 def evaluator_type(content: AnnotationFile) -> str:
@@ -229,6 +252,7 @@ def register_custom_datasets(cfg: CfgNode, statistics: ClassStatistics | None = 
             ids = statistics.ids.tolist()
             categories = [Category(i, n) for i, n in zip(ids, statistics.names, strict=True)]
             set_classes(metadata, categories, statistics.source)
+            metadata.set(left_out=tuple(statistics.left_out))
     if statistics is not None and cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
         _set_image_counts(cfg.DATASETS.TRAIN, statistics)
 
@@ -374,14 +398,14 @@ def check_dataset(name: str, key: str, num_classes: int) -> None:
         return
     metadata = MetadataCatalog.get(name)
     header = read_annotation_file(path)
-    if len(header.categories) != num_classes:
+    classes = _classes(header, metadata) if metadata.get("custom", False) else header.categories
+    if len(classes) != num_classes:
         raise InputError(
             f"MODEL.ROI_HEADS.NUM_CLASSES is {num_classes}, but data set {name!r} ({path}) has "
-            f"{len(header.categories)} categories: set MODEL.ROI_HEADS.NUM_CLASSES "
-            f"{len(header.categories)}"
+            f"{len(classes)} categories: set MODEL.ROI_HEADS.NUM_CLASSES {len(classes)}"
         )
     if metadata.get("custom", False):
-        set_classes(metadata, header.categories, path)
+        set_classes(metadata, classes, path)
         metadata.evaluator_type = evaluator_type(header)
     names = header.file_names()
     first = image_paths(path, header.image_ids.tolist(), names, metadata.image_root)[0]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from functools import reduce
 from itertools import combinations
 from pathlib import Path
 
-import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -129,19 +129,30 @@ def _count_dataset(cfg: CfgNode, name: str) -> ClassStatistics:
 
 def _add(first: ClassStatistics, second: ClassStatistics) -> ClassStatistics:
     """Return the statistics of two data sets together."""
-    if not np.array_equal(first.ids, second.ids) or first.names != second.names:
+    named = _names(first)
+    if named != _names(second):
         raise InputError(
             f"{first.source} and {second.source}: the categories differ; data sets that are "
             "trained on together must have the same ids and names"
         )
-    instances = None
-    if first.instance_count is not None and second.instance_count is not None:
-        instances = first.instance_count + second.instance_count
+    images, instances = Counter[int](), Counter[int]()
+    for one in (first, second):
+        images.update(dict(zip(one.ids.tolist(), one.image_count.tolist(), strict=True)))
+        if one.instance_count is not None:
+            instances.update(dict(zip(one.ids.tolist(), one.instance_count.tolist(), strict=True)))
+    counted = first.instance_count is not None and second.instance_count is not None
+    ids = sorted(images)
     return ClassStatistics(
-        image_count=first.image_count + second.image_count,
+        image_count=[images[key] for key in ids],
         num_images=first.num_images + second.num_images,
-        instance_count=instances,
-        names=first.names,
-        ids=first.ids,
+        instance_count=[instances[key] for key in ids] if counted else None,
+        names=[named[key] for key in ids],
+        ids=ids,
         source=f"{first.source} + {second.source}",
+        left_out={key: name for key, name in named.items() if key not in images},
     )
+
+
+def _names(statistics: ClassStatistics) -> dict[int, str]:
+    own = dict(zip(statistics.ids.tolist(), statistics.names, strict=True))
+    return own | statistics.left_out

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from iif.data.annotation_file import WHAT, AnnotationFile, decode_text
+from iif.data.annotation_file import AnnotationFile, decode_text
+from iif.data.annotation_rows import WHAT
 from iif.errors import InputError
 
 # What messages call annotations that come from no file.

@@ -13,19 +13,25 @@ import functools
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
-from itertools import chain
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from iif.data.annotation_rows import (
+    WHAT,
+    AnnotatedImage,
+    Category,
+    decode_columns,
+    decode_rows,
+    missing,
+)
+from iif.data.faults import Fault, Report, examples, refuse
 from iif.data.names import image_name, one_line
+from iif.data.segmentations import Segmentations
 from iif.errors import InputError
-from iif.files import Id, read_json, sha256_file
-
-WHAT = "an LVIS- or COCO-format annotation file"
+from iif.files import read_json, refuse_other_encoding, sha256_file
 
 _MAX_KEPT_FILES = 4
 # Two writes within one tick of the file system's clock leave the same time. A file this young is
@@ -33,80 +39,13 @@ _MAX_KEPT_FILES = 4
 _TICK_NS = 50_000_000
 # The runs of pycocotools's masks are 32-bit numbers.
 _MAX_PIXELS = 2**31 - 1
-# Annotations that exist as Python objects at a time.
-_BLOCK = 1 << 15
-
-
-class AnnotatedImage(msgspec.Struct, gc=False, frozen=True):
-    """An image of an annotation file; the lists of category ids are LVIS's alone."""
-
-    id: Id
-    height: Id | None = None
-    width: Id | None = None
-    file_name: str | None = None
-    coco_url: str | None = None
-    neg_category_ids: list[Id] | None = None
-    not_exhaustive_category_ids: list[Id] | None = None
-
-
-class Category(msgspec.Struct, gc=False, frozen=True):
-    """A category of an annotation file; ``frequency`` ("r", "c" or "f") is LVIS's alone."""
-
-    id: Id
-    name: str
-    frequency: str | None = None
-    image_count: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
-
-
-# Where the key is missing.
-_NONE = msgspec.Raw(b"")
-
-
-class _Annotation(msgspec.Struct, gc=False):
-    id: Id
-    image_id: Id
-    category_id: Id
-    bbox: list[float] | None = None
-    area: float | None = None
-    ignore: int | bool | None = 0
-    iscrowd: int | bool | None = 0
-    segmentation: msgspec.Raw = _NONE
-
-
-class _Segmentation(msgspec.Struct, gc=False):
-    segmentation: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _File(msgspec.Struct):
-    images: list[AnnotatedImage]
-    categories: list[Category]
+    images: list[msgspec.Raw]
+    categories: list[msgspec.Raw]
     annotations: list[msgspec.Raw] | None = None
     info: Any = None  # of any form: nothing depends on it
-
-
-class Segmentations(Sequence[Any]):
-    """The ``segmentation`` of each annotation: text in memory, decoded on access."""
-
-    def __init__(self, annotations: list[msgspec.Raw]) -> None:
-        """Keep the annotations, which are views into the file's content."""
-        self._annotations = annotations
-        self._decoder = msgspec.json.Decoder(_Segmentation)
-
-    def __len__(self) -> int:
-        """Return the number of annotations."""
-        return len(self._annotations)
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return polygons (lists of x, y, x, y, ...) or an RLE dict, as the file has it."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return msgspec.json.decode(self.text(index) or b"null")
-
-    def text(self, row: int) -> bytes:
-        """Return the JSON text of a segmentation; empty where the annotation has none."""
-        text = bytes(self._decoder.decode(self._annotations[row]).segmentation)
-        # What is no UTF-8 is no mask either, and refused as such.
-        return text if text.isascii() else text.decode(errors="replace").encode()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,8 +67,9 @@ class AnnotationFile:
         area: (G,) float64 in square pixels; NaN where there is none.
         ignore, crowd: (G,) bool, the keys ``ignore`` and ``iscrowd``.
         segmentation: G polygons or RLE dicts, decoded on access.
-        faults: for each optional key that an image or annotation lacks, the first such fault.
+        faults: by optional key the fault of the images or annotations that lack it.
         attribution: whom the images are by, where the file's ``info`` says it; else empty.
+        whole_floats: images, categories and annotations with a float for a whole number (1.0).
     """
 
     path: str
@@ -145,8 +85,9 @@ class AnnotationFile:
     ignore: NDArray[np.bool_]
     crowd: NDArray[np.bool_]
     segmentation: Segmentations
-    faults: dict[str, str]
+    faults: dict[str, Fault]
     attribution: str
+    whole_floats: int = 0
 
     @property
     def annotated(self) -> bool:
@@ -157,6 +98,17 @@ class AnnotationFile:
     def federated(self) -> bool:
         """Whether the file is in LVIS's format: it says which categories are verified where."""
         return any(image.neg_category_ids is not None for image in self.images)
+
+    @functools.cached_property
+    def shown_categories(self) -> NDArray[np.bool_]:
+        """(K,) whether a category is trained on where the file is the training set.
+
+        Annotation tools write categories that nothing is annotated with, Roboflow a root of them
+        all; a class without an annotation cannot be learned. A file in LVIS's format keeps all,
+        and so does one without any annotation.
+        """
+        shown = np.bincount(self.ann_category, minlength=len(self.categories)) > 0
+        return shown if shown.any() and not self.federated else np.ones(len(shown), bool)
 
     def require(self, *keys: str) -> None:
         """Check that every image or annotation has these optional keys.
@@ -169,7 +121,7 @@ class AnnotationFile:
         """
         for key in keys:
             if key in self.faults:
-                raise InputError(f"{self.path}: not {WHAT}: {self.faults[key]}")
+                raise InputError(f"{self.path}: not {WHAT}: {self.faults[key].message}")
 
     def image_sizes(self) -> NDArray[np.int64]:
         """Return (I, 2) height and width in pixels.
@@ -224,39 +176,72 @@ def forget_annotation_files(*paths: str | os.PathLike[str]) -> None:
             del _KEPT[key]
 
 
-def decode(path: str | os.PathLike[str]) -> AnnotationFile:
-    """Decode an annotation file: the only place that does. Errors: :func:`read_annotation_file`."""
+def decode(path: str | os.PathLike[str], report: Report | None = None) -> AnnotationFile:
+    """Decode an annotation file: the only place that does.
+
+    Args:
+        path: the file.
+        report: is handed what contradicts the format; what remains is decoded. By default the
+            first such fault is refused.
+
+    Raises:
+        InputError: as :func:`read_annotation_file`; with ``report`` only for what is not JSON or
+            has neither images nor categories.
+    """
     source = os.fspath(path)
-    return _checked(source, read_json(source, _File, what=WHAT))
+    content = read_json(source, _File, what=WHAT)
+    try:
+        return _checked(source, content, report or refuse(source))
+    except UnicodeDecodeError:
+        with open(source, "rb") as f:
+            refuse_other_encoding(memoryview(f.read()), source)
+        raise
 
 
-def decode_text(source: str, text: bytes) -> AnnotationFile:
+def decode_text(source: str, text: bytes, report: Report | None = None) -> AnnotationFile:
     """Decode JSON as :func:`decode` decodes a file; msgspec's errors are the caller's to name."""
-    return _checked(source, msgspec.json.decode(text, type=_File))
+    return _checked(source, msgspec.json.decode(text, type=_File), report or refuse(source))
 
 
-def _checked(source: str, content: _File) -> AnnotationFile:
-    for key in ("images", "categories"):
-        if not getattr(content, key):
+def _checked(source: str, content: _File, report: Report) -> AnnotationFile:
+    images, in_lvis_format, whole_floats = _images(content.images, report)
+    categories: list[Category] = []
+    for _, block, floats in decode_rows(
+        content.categories, Category, "categories", report, whole_floats=not in_lvis_format
+    ):
+        whole_floats += floats
+        categories += map(_with_plain_name, block)
+    for key, found in (("images", images), ("categories", categories)):
+        if not found:
             raise InputError(f"{source}: {key} is empty; give {WHAT}")
-    faults: dict[str, str] = {}
-    for key in ("height", "width"):
-        row = next((i for i, im in enumerate(content.images) if getattr(im, key) is None), None)
-        if row is not None:
-            faults[key] = _missing(key, "images", row)
-    if not faults and (impossible := _impossible_size(content.images)):
-        faults["height"] = impossible
+    faults = _size_faults(images)
     if content.annotations is None:
-        faults["annotations"] = "Object missing required field `annotations`"
-    images = sorted(content.images, key=lambda image: image.id)
-    categories = [_with_plain_name(category) for category in content.categories]
+        text = "Object missing required field `annotations`"
+        faults["annotations"] = Fault("missing_annotations", text)
+    columns, missing_keys, floats = decode_columns(
+        content.annotations or [], report, whole_floats=not in_lvis_format
+    )
+    faults |= missing_keys
+    whole_floats += floats
+    images.sort(key=lambda image: image.id)
     categories.sort(key=lambda category: category.id)
+    images = _unique(images, "images", report)
+    categories = _unique(categories, "categories", report)
     image_ids = np.array([image.id for image in images], dtype=np.int64)
     category_ids = np.array([category.id for category in categories], dtype=np.int64)
-    columns = _columns(source, content.annotations or [], faults)
-    refuse_duplicates(image_ids, f"{source}: images: id")
-    refuse_duplicates(category_ids, f"{source}: categories: id")
-    refuse_duplicates(columns["id"], f"{source}: annotations: id")
+    first = _first_of_each(columns["id"], "annotations", report)
+    rows = {
+        key: _rows(columns, key, known, section, report)
+        for key, known, section in (
+            ("image_id", image_ids, "images"),
+            ("category_id", category_ids, "categories"),
+        )
+    }
+    known = np.all([found >= 0 for found in rows.values()], axis=0)
+    columns = _select(columns | rows, first & known)
+    texts = content.annotations or []
+    if len(texts) > len(columns["row"]):
+        texts = [texts[row] for row in columns["row"].tolist()]
     return AnnotationFile(
         path=source,
         images=images,
@@ -264,16 +249,51 @@ def _checked(source: str, content: _File) -> AnnotationFile:
         image_ids=_frozen(image_ids),
         category_ids=_frozen(category_ids),
         ann_ids=_frozen(columns["id"]),
-        ann_image=_frozen(_rows(source, columns, "image_id", image_ids, "images")),
-        ann_category=_frozen(_rows(source, columns, "category_id", category_ids, "categories")),
+        ann_image=_frozen(columns["image_id"].astype(np.int32)),
+        ann_category=_frozen(columns["category_id"].astype(np.int32)),
         bbox=_frozen(columns["bbox"]),
         area=_frozen(columns["area"]),
         ignore=_frozen(columns["ignore"]),
         crowd=_frozen(columns["iscrowd"]),
-        segmentation=Segmentations(content.annotations or []),
+        segmentation=Segmentations(texts),
         faults=faults,
         attribution=_attribution(content.info),
+        whole_floats=whole_floats,
     )
+
+
+def _images(texts: list[msgspec.Raw], report: Report) -> tuple[list[AnnotatedImage], bool, int]:
+    """Return the images, whether the file is in LVIS's format, and how many had floats as ids."""
+    images: list[AnnotatedImage] = []
+    mended = 0
+    first: Fault | None = None
+
+    def note(fault: Fault) -> None:
+        nonlocal first
+        first = first or fault
+
+    for _, rows, _ in decode_rows(texts, AnnotatedImage, "images", note, whole_floats=False):
+        images += rows
+    in_lvis_format = any(image.neg_category_ids is not None for image in images)
+    if first is not None:  # once more, now that it is known whether floats may stand for numbers
+        images = []
+        for _, rows, floats in decode_rows(
+            texts, AnnotatedImage, "images", report, whole_floats=not in_lvis_format
+        ):
+            images += rows
+            mended += floats
+    return images, in_lvis_format, mended
+
+
+def _size_faults(images: list[AnnotatedImage]) -> dict[str, Fault]:
+    faults = {}
+    for key in ("height", "width"):
+        rows = [row for row, image in enumerate(images) if getattr(image, key) is None]
+        if rows:
+            faults[key] = missing(key, "images", rows)
+    if not faults and (impossible := _impossible_sizes(images)):
+        faults["height"] = impossible
+    return faults
 
 
 def _attribution(info: Any) -> str:
@@ -291,12 +311,47 @@ def rows_of(known: NDArray[np.int64], ids: ArrayLike) -> NDArray[np.int64]:
 
 def refuse_duplicates(ids: NDArray[np.int64], what: str) -> None:
     """Raise InputError where an id occurs more than once; ``what`` begins the message."""
+    fault = _duplicates(ids)
+    if fault:
+        raise InputError(f"{what} {fault.message}")
+
+
+def _duplicates(ids: NDArray[np.int64]) -> Fault | None:
     unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) != len(ids):
-        repeated = unique[counts > 1]
-        shown = ", ".join(str(value) for value in repeated[:5])
-        more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
-        raise InputError(f"{what} {shown}{more} occurs more than once; ids must be unique")
+    if len(unique) == len(ids):
+        return None
+    repeated = unique[counts > 1].tolist()
+    shown = ", ".join(str(value) for value in repeated[:5])
+    more = f" and {len(repeated) - 5} more" if len(repeated) > 5 else ""
+    message = f"{shown}{more} occurs more than once; ids must be unique"
+    return Fault("duplicate_ids", message, len(ids) - len(unique), examples(repeated))
+
+
+def _first_of_each(ids: NDArray[np.int64], section: str, report: Report) -> NDArray[np.bool_]:
+    """Return (N,) whether an id occurs for the first time; report those that occur again."""
+    kept = np.ones(len(ids), bool)
+    fault = _duplicates(ids)
+    if fault:
+        message = f"{section}: id {fault.message}"
+        report(Fault(f"duplicate_{section}_ids", message, fault.number, fault.examples))
+        kept[:] = False
+        kept[np.unique(ids, return_index=True)[1]] = True
+    return kept
+
+
+_Row = TypeVar("_Row", AnnotatedImage, Category)
+
+
+def _unique(rows: list[_Row], section: str, report: Report) -> list[_Row]:
+    ids = np.array([row.id for row in rows], dtype=np.int64)
+    kept = _first_of_each(ids, section, report)
+    return [row for row, keep in zip(rows, kept.tolist(), strict=True) if keep]
+
+
+def _select(columns: dict[str, NDArray[Any]], kept: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    if kept.all():
+        return columns
+    return {key: column[kept] for key, column in columns.items()}
 
 
 @dataclasses.dataclass
@@ -332,16 +387,18 @@ def _entry(path: str | os.PathLike[str]) -> _Entry:
     return entry
 
 
-def _impossible_size(images: list[AnnotatedImage]) -> str:
-    """Return which image's height and width no image can have; empty where there is none."""
-    for row, image in enumerate(images):
-        height, width = image.height or 0, image.width or 0
-        if min(height, width) < 1 or height * width > _MAX_PIXELS:
-            return (
-                f"image {image.id} is {height} x {width} pixels (height, width), which no image "
-                f"is - at `$.images[{row}]`"
-            )
-    return ""
+def _impossible_sizes(images: list[AnnotatedImage]) -> Fault | None:
+    """Return the fault of images whose height and width no image can have."""
+    sizes = [(image.height or 0, image.width or 0) for image in images]
+    rows = [row for row, (h, w) in enumerate(sizes) if min(h, w) < 1 or h * w > _MAX_PIXELS]
+    if not rows:
+        return None
+    height, width = sizes[rows[0]]
+    message = (
+        f"image {images[rows[0]].id} is {height} x {width} pixels (height, width), which no image "
+        f"is - at `$.images[{rows[0]}]`"
+    )
+    return Fault("impossible_size", message, len(rows), examples(images[r].id for r in rows))
 
 
 def _with_plain_name(category: Category) -> Category:
@@ -349,89 +406,27 @@ def _with_plain_name(category: Category) -> Category:
     return category if name == category.name else msgspec.structs.replace(category, name=name)
 
 
-def _missing(key: str, section: str, row: int) -> str:
-    """Return the fault in msgspec's words."""
-    return f"Object missing required field `{key}` - at `$.{section}[{row}]`"
-
-
-def _columns(
-    source: str, texts: list[msgspec.Raw], faults: dict[str, str]
-) -> dict[str, NDArray[Any]]:
-    """Decode the annotations block by block; note in ``faults`` which optional keys are missing."""
-    number = len(texts)
-    columns: dict[str, NDArray[Any]] = {
-        "id": np.empty(number, np.int64),
-        "image_id": np.empty(number, np.int64),
-        "category_id": np.empty(number, np.int64),
-        "bbox": np.empty((number, 4)),
-        "area": np.empty(number),
-        "ignore": np.empty(number, bool),
-        "iscrowd": np.empty(number, bool),
-    }
-    decoder = msgspec.json.Decoder(list[_Annotation])
-    for start in range(0, number, _BLOCK):
-        try:
-            block = decoder.decode(b"[" + b",".join(texts[start : start + _BLOCK]) + b"]")
-        except msgspec.ValidationError as error:
-            fault, _, place = str(error).partition(" - at `$[")
-            number_in_block, _, key = place.partition("]")
-            place = f"$.annotations[{start + int(number_in_block)}]{key.rstrip('`')}"
-            raise InputError(f"{source}: not {WHAT}: {fault} - at `{place}`") from None
-        rows = slice(start, start + len(block))
-        for key in ("id", "image_id", "category_id", "ignore", "iscrowd"):
-            columns[key][rows] = [getattr(annotation, key) or 0 for annotation in block]
-        columns["area"][rows] = [np.nan if a.area is None else a.area for a in block]
-        columns["bbox"][rows] = _boxes(block, start, faults)
-        if "segmentation" not in faults:
-            for row, annotation in enumerate(block, start):
-                if annotation.segmentation is _NONE:
-                    faults["segmentation"] = _missing("segmentation", "annotations", row)
-                    break
-    without_area = np.isnan(columns["area"])
-    if without_area.any():
-        faults["area"] = _missing("area", "annotations", int(without_area.argmax()))
-    return columns
-
-
-def _boxes(block: list[_Annotation], start: int, faults: dict[str, str]) -> NDArray[np.float64]:
-    """Return (B, 4) boxes; NaN for an annotation whose bbox has not four numbers."""
-    boxes: list[Sequence[float]] = []
-    for row, annotation in enumerate(block, start):
-        box = annotation.bbox
-        if box is not None and len(box) == 4:
-            boxes.append(box)
-            continue
-        boxes.append([np.nan] * 4)
-        if "bbox" not in faults:
-            faults["bbox"] = (
-                _missing("bbox", "annotations", row)
-                if box is None
-                else f"annotations[{row}].bbox: the bbox of annotation {annotation.id} is {box}; "
-                "it must be [x, y, width, height]"
-            )
-    return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
-
-
 def _rows(
-    source: str,
     columns: dict[str, NDArray[Any]],
     key: str,
     known: NDArray[np.int64],
     section: str,
-) -> NDArray[np.int32]:
-    """Return the row in ``known`` of each annotation's id under this key."""
+    report: Report,
+) -> NDArray[np.int64]:
+    """Return the row in ``known`` of each annotation's id under this key; report unknown ones."""
     ids = columns[key]
     rows = rows_of(known, ids)
     unknown = np.flatnonzero(rows < 0)
     if len(unknown):
         first = unknown[0]
         more = f" ({len(unknown)} such annotations)" if len(unknown) > 1 else ""
-        raise InputError(
-            f"{source}: annotations: {key} {ids[first]} of the annotation with id "
-            f"{columns['id'][first]} is not among {section}{more}; add it to {section} or remove "
-            "the annotation"
+        message = (
+            f"annotations: {key} {ids[first]} of the annotation with id {columns['id'][first]} is "
+            f"not among {section}{more}; add it to {section} or remove the annotation"
         )
-    return rows.astype(np.int32)
+        found = examples(columns["id"][unknown].tolist())
+        report(Fault(f"unknown_{key}", message, len(unknown), found))
+    return rows
 
 
 _Array = TypeVar("_Array", bound=NDArray[Any])

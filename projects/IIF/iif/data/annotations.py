@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,13 +15,15 @@ from pycocotools import mask as mask_utils
 from iif.data import rle
 from iif.data.annotation_content import decode_content
 from iif.data.annotation_file import (
-    AnnotatedImage,
     AnnotationFile,
     annotation_file_sha256,
     read_annotation_file,
     rows_of,
 )
+from iif.data.annotation_rows import AnnotatedImage, Category
+from iif.data.areas import areas
 from iif.data.boxes import warn_of_areas, warn_of_corners
+from iif.data.faults import Fault, Report, examples, refuse
 from iif.data.masks import is_polygon, polygon_fault
 from iif.data.rle import RLEs
 from iif.errors import InputError
@@ -35,6 +38,7 @@ class TrainingCounts(Protocol):
     ids: NDArray[np.int64]
     image_count: NDArray[np.int64]
     source: str
+    left_out: dict[int, str]
 
     @property
     def groups(self) -> NDArray[np.str_]:
@@ -177,114 +181,180 @@ def load_annotations(
         content, sha256 = decode_content(path)
     else:
         content, sha256 = read_annotation_file(path), annotation_file_sha256(path)
-    content.require("annotations", "bbox", "area", *(["segmentation"] if masks else []))
+    report = refuse(content.path)
+    content.require("annotations", "bbox", *(["segmentation"] if masks else []))
     if exhaustive is None:
         exhaustive = not content.federated
     if not exhaustive:
-        _require_lvis_keys(content)
+        _require_lvis_keys(content, report)
     elif content.federated:
         raise InputError(
             f"{content.path}: is in LVIS's format, in which an image says which categories are "
             "verified in it (neg_category_ids), so its annotation is not exhaustive: leave the "
             "choice to the file's content"
         )
-    groups, image_count = _groups(content, exhaustive, statistics)
+    kept = _kept_categories(content, statistics)
+    categories = [content.categories[row] for row in np.flatnonzero(kept).tolist()]
+    groups, image_count = _groups(content, categories, exhaustive, statistics)
     image_sizes = content.image_sizes()
-    warn_of_areas(content.path, content.area)
+    area = areas(content)
+    warn_of_areas(content.path, area)
     warn_of_corners(content.path, content.bbox, content.ann_image, image_sizes)
     crowd = content.crowd & exhaustive
+    category_ids, ann_category = content.category_ids, content.ann_category
+    if not kept.all():
+        category_ids = category_ids[kept]
+        ann_category = (np.cumsum(kept) - 1).astype(np.int32)[ann_category]
     return Annotations(
         path=content.path,
         sha256=sha256,
         image_ids=content.image_ids,
         image_sizes=image_sizes,
         file_names=content.file_names(),
-        category_ids=content.category_ids,
-        category_names=[category.name for category in content.categories],
+        category_ids=category_ids,
+        category_names=[category.name for category in categories],
         groups=groups,
         image_count=image_count,
         ann_ids=content.ann_ids,
         ann_image=content.ann_image,
-        ann_category=content.ann_category,
+        ann_category=ann_category,
         bbox=content.bbox,
-        area=content.area,
+        area=area,
         ignore=crowd if exhaustive else content.ignore,
         crowd=crowd,
         segmentation=content.segmentation if masks else None,
-        neg=_pairs(content, "neg_category_ids"),
-        not_exhaustive=_pairs(content, "not_exhaustive_category_ids"),
+        neg=_pairs(content, "neg_category_ids", report),
+        not_exhaustive=_pairs(content, "not_exhaustive_category_ids", report),
         exhaustive=exhaustive,
         attribution=content.attribution,
     )
 
 
-def _require_lvis_keys(content: AnnotationFile) -> None:
+def lvis_faults(content: AnnotationFile, report: Report) -> None:
+    """Report what :func:`load_annotations` refuses of LVIS's own keys, with training counts."""
+    if content.federated:
+        _require_lvis_keys(content, report)
+        _check_frequencies(
+            content.categories, [c.frequency or "r" for c in content.categories], report
+        )
+        if "area" in content.faults:
+            report(content.faults["area"])
+    for key in ("neg_category_ids", "not_exhaustive_category_ids"):
+        _pairs(content, key, report)
+
+
+def _require_lvis_keys(content: AnnotationFile, report: Report) -> None:
     lacking = [
-        f"image {image.id} has no {key}"
+        (image.id, f"image {image.id} has no {key}")
         for key in ("neg_category_ids", "not_exhaustive_category_ids")
         for image in content.images
         if getattr(image, key) is None
     ]
     if lacking:
-        raise InputError(
-            f"{content.path}: not {_LVIS}: {lacking[0]}"
+        message = (
+            f"not {_LVIS}: {lacking[0][1]}"
             + (f" ({len(lacking)} such faults)" if len(lacking) > 1 else "")
             + "; if every category is annotated in every image, as in COCO, say that the "
             "annotation is exhaustive"
         )
+        ids = examples(image for image, _ in lacking)
+        report(Fault("missing_lvis_keys", message, len(lacking), ids))
+
+
+def _kept_categories(content: AnnotationFile, training: TrainingCounts | None) -> NDArray[np.bool_]:
+    """Return (K,) whether a category of the file is kept.
+
+    The training set decides: a category of a file in COCO's format that is not among the training
+    categories and has no annotation is not there. One that the training set only names (its
+    ``left_out``) and that is annotated here stays: the model never finds it.
+    """
+    if training is None or content.federated:
+        return np.ones(len(content.categories), bool)
+    known = rows_of(training.ids, content.category_ids) >= 0
+    annotated = np.bincount(content.ann_category, minlength=len(known)) > 0
+    never_seen = [
+        f"{category.name!r} (id {category.id})"
+        for category, only_here in zip(content.categories, annotated & ~known, strict=True)
+        if only_here and category.id in training.left_out
+    ]
+    if never_seen:
+        warnings.warn(
+            f"{content.path}: annotates {', '.join(never_seen)}, of which {training.source} has no "
+            "annotation: no model learned it, and its AP is 0; put images of it into the training "
+            "set",
+            stacklevel=3,
+        )
+    return known | annotated
 
 
 def _groups(
-    content: AnnotationFile, exhaustive: bool, training: TrainingCounts | None
+    content: AnnotationFile,
+    categories: Sequence[Category],
+    exhaustive: bool,
+    training: TrainingCounts | None,
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Return the (K,) groups, "" where a COCO-format file has none, and the training counts."""
-    source, categories = content.path, content.categories
+    source = content.path
     image_count = np.array(
         [-1 if c.image_count is None else c.image_count for c in categories], dtype=np.int64
     )
     groups = [category.frequency for category in categories]
     if training is not None:
-        rows = rows_of(training.ids, content.category_ids)
-        if (rows < 0).any():
-            unknown = content.category_ids[rows < 0]
+        ids = np.array([category.id for category in categories], dtype=np.int64)
+        rows = rows_of(training.ids, ids)
+        seen = rows >= 0
+        unknown = [i for i in ids[~seen].tolist() if i not in training.left_out]
+        if unknown:
             raise InputError(
-                f"{source}: category {unknown[0]} ({(rows < 0).sum()} such) is not among the "
+                f"{source}: category {unknown[0]} ({len(unknown)} such) is not among the "
                 f"training categories of {training.source}; give the training annotations of the "
                 "same data set"
             )
-        image_count = training.image_count[rows].astype(np.int64)
-        counted = training.groups[rows].tolist()
+        image_count = np.where(seen, training.image_count[rows], 0).astype(np.int64)
+        counted = np.where(seen, training.groups[rows], "r").tolist()
         groups = [
             own if own is not None and not exhaustive else other
             for own, other in zip(groups, counted, strict=True)
         ]
     if exhaustive and None in groups:
         return np.full(len(groups), "", dtype="<U1"), image_count
-    for category, group in zip(categories, groups, strict=True):
-        if group is None:
-            raise InputError(
-                f"{source}: category {category.id} has no frequency (r, c or f); give the "
-                "training annotations to count it from"
-            )
-        if group not in _GROUPS:
-            raise InputError(
-                f'{source}: frequency of category {category.id} is {group!r}; it must be "r" '
-                '(rare), "c" (common) or "f" (frequent)'
-            )
+    _check_frequencies(categories, groups, refuse(source))
     return np.array(groups, dtype="<U1"), image_count
 
 
-def _pairs(content: AnnotationFile, key: str) -> NDArray[np.int32]:
+def _check_frequencies(
+    categories: Sequence[Category], groups: Sequence[str | None], report: Report
+) -> None:
+    for category, group in zip(categories, groups, strict=True):
+        message = ""
+        if group is None:
+            message = (
+                f"category {category.id} has no frequency (r, c or f); give the training "
+                "annotations to count it from"
+            )
+        elif group not in _GROUPS:
+            message = (
+                f'frequency of category {category.id} is {group!r}; it must be "r" (rare), "c" '
+                '(common) or "f" (frequent)'
+            )
+        if message:
+            report(Fault("no_frequency", message, examples=(category.id,)))
+
+
+def _pairs(content: AnnotationFile, key: str, report: Report) -> NDArray[np.int32]:
     """Return (P, 2) rows of image and category, from a list of category ids in each image."""
     images: list[AnnotatedImage] = content.images
     lists: list[list[int]] = [getattr(image, key) or [] for image in images]
     image_rows = np.repeat(np.arange(len(images)), [len(entries) for entries in lists])
     ids = np.array([entry for entries in lists for entry in entries], dtype=np.int64)
     category_rows = rows_of(content.category_ids, ids)
-    if (category_rows < 0).any():
-        first = int(np.argmax(category_rows < 0))
-        raise InputError(
-            f"{content.path}: images: {key} of the image with id {images[image_rows[first]].id} "
-            f"has {ids[first]}, which is not among categories; remove it or add the category"
+    unknown = category_rows < 0
+    if unknown.any():
+        wrong = image_rows[unknown].tolist()
+        message = (
+            f"images: {key} of the image with id {images[wrong[0]].id} has {ids[unknown][0]}, "
+            "which is not among categories; remove it or add the category"
         )
-    return np.column_stack([image_rows, category_rows]).astype(np.int32)
+        found = examples(images[row].id for row in wrong)
+        report(Fault(f"unknown_{key}", message, len(wrong), found))
+    return np.column_stack([image_rows, category_rows])[~unknown].astype(np.int32)

@@ -23,20 +23,29 @@ def warn_of_corners(
         image: (B,) rows of ``image_sizes``.
         image_sizes: (I, 2) height and width.
     """
-    if not len(bbox):
-        return
-    step = -(-len(bbox) // _MAX_SAMPLE)
-    bounds = image_sizes[image[::step]][:, ::-1]
-    corner, size = bbox[::step, :2], bbox[::step, 2:]
-    # By more than a pixel, which rounding explains.
-    with np.errstate(over="ignore", invalid="ignore"):
-        beyond = float((corner + size > bounds + 1).any(axis=1).mean())
-    if beyond > 0.5:
+    step = max(1, -(-len(bbox) // _MAX_SAMPLE))
+    outside = boxes_beyond(bbox[::step], image_sizes[image[::step]])
+    beyond = float(outside.mean()) if len(outside) else 0.0
+    if are_corners(beyond):
         warnings.warn(
             f"{path}: {beyond:.0%} of the boxes reach beyond the right or lower edge of their "
             "image; they are read as [x, y, width, height]: if they are two corners, convert them",
             stacklevel=3,
         )
+
+
+def boxes_beyond(bbox: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return (B,) whether boxes XYWH reach beyond the right or lower edge of their image.
+
+    By more than a pixel, which rounding explains. ``sizes``: (B, 2) height and width.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.any(bbox[:, :2] + bbox[:, 2:] > sizes[:, ::-1] + 1, axis=1)
+
+
+def are_corners(beyond: float) -> bool:
+    """Return whether so large a share of boxes beyond their image says that they are corners."""
+    return beyond > 0.5
 
 
 def warn_of_areas(path: str, area: NDArray[np.float64]) -> None:

@@ -20,7 +20,7 @@ from iif.data.fractal import box_counting_dimension
 from iif.errors import InputError
 from iif.files import read_json, write_json
 
-_CACHE_FORMAT = "iif-class-counts/3"
+_CACHE_FORMAT = "iif-class-counts/4"
 
 
 class Counts(msgspec.Struct):
@@ -37,6 +37,8 @@ class Counts(msgspec.Struct):
     fractal_dimension: list[float] | None
     # Images beyond the first of each file name: the same one under several ids.
     repeated_images: int
+    # Whether a category is trained on: `AnnotationFile.shown_categories`.
+    shown: list[bool]
 
 
 class _Cache(msgspec.Struct):
@@ -90,6 +92,7 @@ def _count(path: str | os.PathLike[str]) -> Counts:
         declared_image_count=[category.image_count for category in content.categories],
         fractal_dimension=_fractal_dimension(content),
         repeated_images=_repeated_images(content),
+        shown=content.shown_categories.tolist(),
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from iif.data import rle
 from iif.data.annotation_file import AnnotationFile
-from iif.errors import InputError
+from iif.data.faults import Fault, Report, refuse
 
 # How far from the image a polygon may reach, in sides of the image: pycocotools draws the whole
 # outline, and neither its time nor its whole numbers have a bound.
@@ -74,16 +74,20 @@ def _is_near(polygon: list[float], height: int, width: int) -> bool:
     return -reach <= min(polygon) and max(polygon) <= reach
 
 
-def check_polygons(content: AnnotationFile, rows: NDArray[np.integer]) -> None:
+def check_polygons(
+    content: AnnotationFile, rows: NDArray[np.integer], report: Report | None = None
+) -> None:
     """Check the polygons of annotations, those apart that are left out (`is_polygon`).
 
     Args:
         content: the annotations.
         rows: (M,) which; each of form POLYGONS.
+        report: is handed the faults; by default the first is refused.
 
     Raises:
         InputError: names the first annotation with a fault.
     """
+    report = report or refuse(content.path)
     sizes = content.image_sizes()[content.ann_image[rows]]
     for row, (height, width) in zip(rows.tolist(), sizes.tolist(), strict=True):
         polygons: list[Any]
@@ -97,7 +101,7 @@ def check_polygons(content: AnnotationFile, rows: NDArray[np.integer]) -> None:
                 continue
         fault = polygon_fault([part for part in polygons if is_polygon(part)], height, width)
         if fault:
-            raise _fault(content, row, f": {fault}")
+            report(_fault(content, row, f": {fault}", "odd_polygons"))
 
 
 def mask_forms(content: AnnotationFile) -> NDArray[np.int8]:
@@ -124,49 +128,63 @@ def _form(text: bytes) -> Form:
     return Form.POLYGONS if any(map(is_polygon, polygons)) else Form.NO_POLYGON
 
 
-def rle_areas(content: AnnotationFile, rows: NDArray[np.integer]) -> NDArray[np.int64]:
+def rle_areas(
+    content: AnnotationFile, rows: NDArray[np.integer], report: Report | None = None
+) -> NDArray[np.int64]:
     """Return how many pixels the RLEs of annotations have.
 
     Args:
         content: the annotations.
         rows: (M,) which; each of form RLE.
+        report: is handed the faults, and the areas of such RLEs are negative; by default the first
+            fault is refused.
 
     Raises:
         InputError: one is no RLE of a mask of its image; names the annotation and the fault.
     """
     if not len(rows):
         return np.empty(0, np.int64)
+    report = report or refuse(content.path)
     decoder = msgspec.json.Decoder(_RLE)
-    image_sizes = content.image_sizes()
-    sizes = image_sizes[content.ann_image[rows]]
+    sizes = content.image_sizes()[content.ann_image[rows]]
     counts: list[bytes] = []
-    for row, (height, width) in zip(rows.tolist(), sizes.tolist(), strict=True):
+    sound = np.zeros(len(rows), bool)
+    for i, (row, size) in enumerate(zip(rows.tolist(), map(tuple, sizes.tolist()), strict=True)):
+        height, width = size
         try:
             segmentation = decoder.decode(content.segmentation.text(row))
         except msgspec.DecodeError as error:
-            raise _fault(content, row, f" is neither polygons nor an RLE ({error})") from None
-        if segmentation.size != (height, width):
+            report(_fault(content, row, f" is neither polygons nor an RLE ({error})"))
+            continue
+        if segmentation.size != size:
             found = list(segmentation.size)
-            raise _fault(content, row, f" has size {found} but the image is [{height}, {width}]")
+            report(_fault(content, row, f" has size {found} but the image is [{height}, {width}]"))
+            continue
         if isinstance(segmentation.counts, str):
             counts.append(segmentation.counts.encode())
-            continue
-        try:
-            counts.append(rle.from_runs(segmentation.counts, height, width))
-        except ValueError as error:
-            raise _fault(content, row, f": {error}") from None
+        else:
+            try:
+                counts.append(rle.from_runs(segmentation.counts, height, width))
+            except ValueError as error:
+                report(_fault(content, row, f": {error}"))
+                continue
+        sound[i] = True
     ends = np.cumsum([len(text) for text in counts], dtype=np.int64)
-    areas = rle.RLEs(sizes, np.frombuffer(b"".join(counts), np.uint8), ends).areas()
-    broken = np.flatnonzero(areas < 0)
+    areas = np.full(len(rows), -1, np.int64)
+    areas[sound] = rle.RLEs(sizes[sound], np.frombuffer(b"".join(counts), np.uint8), ends).areas()
+    broken = np.flatnonzero(sound & (areas < 0))
     if len(broken):
-        fault = f": {rle.FAULTS[int(areas[broken[0]])]}"
-        raise _fault(content, int(rows[broken[0]]), fault, len(broken))
+        words = f": {rle.FAULTS[int(areas[broken[0]])]}"
+        report(_fault(content, int(rows[broken[0]]), words, number=len(broken)))
     return areas
 
 
-def _fault(content: AnnotationFile, row: int, fault: str, number: int = 1) -> InputError:
+def _fault(
+    content: AnnotationFile, row: int, fault: str, kind: str = "broken_rles", number: int = 1
+) -> Fault:
     more = f" ({number:,} such annotations)" if number > 1 else ""
-    return InputError(
-        f"{content.path}: annotations: segmentation of the annotation with id "
-        f"{content.ann_ids[row]}{fault}{more}; convert the annotations again"
+    message = (
+        f"annotations: segmentation of the annotation with id {content.ann_ids[row]}{fault}{more}; "
+        "convert the annotations again"
     )
+    return Fault(kind, message, number, (int(content.ann_ids[row]),))

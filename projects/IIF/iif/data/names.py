@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 
-from iif.errors import InputError
+from iif.data.faults import Fault, Report, refuse
 
 # Line breaks and control characters: tables and pictures have no place for them.
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -35,6 +35,7 @@ def image_paths(
     ids: Iterable[int],
     names: Iterable[str],
     folder: str | os.PathLike[str],
+    report: Report | None = None,
 ) -> list[str]:
     """Return the path of each image: its name in the image folder.
 
@@ -43,21 +44,25 @@ def image_paths(
         ids: of the images, for messages.
         names: of the images, from `image_name`.
         folder: the image folder.
+        report: is handed the faults, and the path of such an image is empty; by default the first
+            is refused.
 
     Raises:
         InputError: an image has no name, or one that leaves the folder.
     """
     inside = os.path.join(os.path.abspath(folder), "")
+    report = report or refuse(source)
     paths = []
     for image_id, name in zip(ids, names, strict=True):
+        message = ""
         if not name:
-            raise InputError(
-                f"{source}: image {image_id} has neither file_name nor coco_url; add one of them"
+            message = f"image {image_id} has neither file_name nor coco_url; add one of them"
+        elif "\0" in name or not os.path.normpath(os.path.join(inside, name)).startswith(inside):
+            message = (
+                f"the file name {name!r} of image {image_id} leads out of the image folder "
+                f"{folder}; names must start from that folder"
             )
-        if "\0" in name or not os.path.normpath(os.path.join(inside, name)).startswith(inside):
-            raise InputError(
-                f"{source}: the file name {name!r} of image {image_id} leads out of the image "
-                f"folder {folder}; names must start from that folder"
-            )
-        paths.append(os.path.join(folder, name))
+        if message:
+            report(Fault("unusable_names" if name else "no_names", message, examples=(image_id,)))
+        paths.append("" if message else os.path.join(folder, name))
     return paths

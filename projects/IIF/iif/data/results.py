@@ -17,8 +17,6 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import chain
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -28,11 +26,12 @@ from numpy.typing import NDArray
 from iif.data.annotation_file import rows_of
 from iif.data.annotations import Annotations
 from iif.data.boxes import warn_of_corners
+from iif.data.faults import Report, refuse
 from iif.data.json_rows import JsonList
-from iif.data.rle import FAULTS, RLEs, from_runs
+from iif.data.result_rows import ROW, ROW_TYPES, Part, convert_rows, rows_with_boxes
+from iif.data.rle import RLEs
 from iif.data.sources import ReadFile, ResultFiles, Source, combined_sha256, open_sources
-from iif.errors import InputError
-from iif.files import Id, atomic_write
+from iif.files import atomic_write
 
 if TYPE_CHECKING:
     from iif.data.scanner import ScannedRows
@@ -46,26 +45,6 @@ _MOST_TABLE = 1 << 24
 _FIRST_BYTES = 1 << 20
 
 _RESULTS = "a JSON list of detections (LVIS's submission format)"
-_ROW = (
-    "an object with image_id and category_id (whole numbers), score (a number) and bbox "
-    "[x, y, width, height] or segmentation (an RLE)"
-)
-
-
-class _Rle(msgspec.Struct, gc=False):
-    size: tuple[Id, Id]
-    counts: str | list[Id]
-
-
-class _Row(msgspec.Struct, gc=False):
-    image_id: Id
-    category_id: Id
-    score: float
-    bbox: tuple[float, float, float, float] | None = None
-
-
-class _MaskRow(_Row, gc=False):
-    segmentation: _Rle | None = None
 
 
 class _Keys(msgspec.Struct):
@@ -155,10 +134,10 @@ def _load(
 
 def _row_by_row(source: Source, gt: Annotations, iou_type: IouType) -> Detections:
     digest = hashlib.sha256() if source.sha256 is None else None
-    file = _json_list(source)
+    file, report = _json_list(source), refuse(source.name)
     parts = [
-        _Part.from_rows(rows, first_row, file, gt, iou_type)
-        for first_row, rows in file.blocks(_ROW_TYPES[iou_type], digest)
+        Part.from_rows(rows, range(first_row, first_row + len(rows)), gt, iou_type, report)
+        for first_row, rows in file.blocks(ROW_TYPES[iou_type], digest)
     ]
     masks = _join_masks(parts, gt) if iou_type == "segm" else None
     has_boxes = all(part.bbox is not None for part in parts)
@@ -315,111 +294,47 @@ def _with_text_counts(result: dict[str, Any]) -> dict[str, Any]:
     return result | {"segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}}
 
 
+def check_results(
+    source: Source, gt: Annotations, iou_types: Sequence[IouType], report: Report
+) -> tuple[int, list[Part]]:
+    """Report every fault for which :func:`load_results` refuses a file.
+
+    Args:
+        source: the file.
+        gt: the annotations that it was made for.
+        iou_types: by which it is to be evaluated.
+        report: is handed the faults.
+
+    Returns:
+        the number of rows, and the sound ones by blocks.
+
+    Raises:
+        InputError: the file cannot be read to its end as a JSON list of objects.
+    """
+    number = 0
+    parts = []
+    for first_row, values in _json_list(source).blocks(dict[str, Any]):
+        rows, numbers = convert_rows(values, first_row, iou_types[-1], report)
+        if rows and "bbox" in iou_types:
+            kept = rows_with_boxes(rows, numbers, report)
+            rows, numbers = [rows[i] for i in kept], [numbers[i] for i in kept]
+        parts.append(Part.from_rows(rows, numbers, gt, iou_types[-1], report))
+        number = first_row + len(values)
+    return number, parts
+
+
 def _json_list(source: Source, block_bytes: int | None = None) -> JsonList:
     return JsonList(
         source.name,
         what=_RESULTS,
-        row=_ROW,
+        row=ROW,
         if_empty="a model without any detection gives []",
         block_bytes=block_bytes,
         text=source.path,
     )
 
 
-_ROW_TYPES: dict[IouType, type[_Row]] = {"bbox": _Row, "segm": _MaskRow}
-
-
-@dataclass
-class _Part:
-    """The detections of one block of the file."""
-
-    image: NDArray[np.int32]
-    category: NDArray[np.int32]
-    score: NDArray[np.float64]
-    bbox: NDArray[np.float64] | None
-    counts: NDArray[np.uint8] | None = None
-    lengths: NDArray[np.int64] | None = None
-    mask_area: NDArray[np.int64] | None = None
-
-    @classmethod
-    def from_rows(
-        cls, rows: list[Any], first_row: int, file: JsonList, gt: Annotations, iou_type: IouType
-    ) -> _Part:
-        """Check the decoded rows and turn them into arrays."""
-
-        def refuse(wrong: NDArray[np.bool_], key: str, fault: str) -> None:
-            if wrong.any():
-                row = int(np.argmax(wrong))
-                value = getattr(rows[row], key)
-                raise file.row_error(first_row + row, key, fault.format(value))
-
-        score = np.fromiter(map(attrgetter("score"), rows), np.float64, len(rows))
-        refuse(~np.isfinite(score), "score", "is {}; it must be a finite number")
-        found = {}
-        for key, lookup in (("image_id", gt.image_row), ("category_id", gt.category_row)):
-            ids = np.fromiter(map(attrgetter(key), rows), np.int64, len(rows))
-            found[key] = lookup(ids).astype(np.int32)
-            refuse(
-                found[key] < 0,
-                key,
-                f"{{}} is not in {gt.path}; evaluate with the annotations of the data set that "
-                "the results were made for",
-            )
-        part = cls(found["image_id"], found["category_id"], score, _boxes(rows))
-        if iou_type == "bbox" and part.bbox is None:
-            lacking = np.array([row.bbox is None for row in rows])
-            refuse(lacking, "bbox", "is missing; give [x, y, width, height] or evaluate segm alone")
-        if iou_type == "segm":
-            lacking = np.array([row.segmentation is None for row in rows], dtype=bool)
-            refuse(
-                lacking,
-                "segmentation",
-                "is missing: boxes alone cannot be evaluated as masks; give bbox as the IoU type, "
-                "or make the results again with masks",
-            )
-            part._add_masks(rows, first_row, file, gt)
-        return part
-
-    def _add_masks(
-        self, rows: list[_MaskRow], first_row: int, file: JsonList, gt: Annotations
-    ) -> None:
-        expected = gt.image_sizes[self.image]
-        texts = []
-        for i, row in enumerate(rows):
-            assert row.segmentation is not None
-            height, width = expected[i].tolist()
-            if row.segmentation.size != (height, width):
-                raise file.row_error(
-                    first_row + i,
-                    "segmentation.size",
-                    f"is {list(row.segmentation.size)} but image {row.image_id} is "
-                    f"{[height, width]} (height, width); make the masks in the image's size",
-                )
-            counts = row.segmentation.counts
-            if isinstance(counts, list):
-                try:
-                    texts.append(from_runs(counts, height, width))
-                except ValueError as error:
-                    raise _mask_error(file, first_row + i, str(error)) from None
-            else:
-                texts.append(counts.encode(errors="surrogatepass"))
-        self.lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-        self.counts = np.frombuffer(b"".join(texts), np.uint8)
-        self.mask_area = RLEs(expected, self.counts, np.cumsum(self.lengths)).areas()
-        if (self.mask_area < 0).any():
-            bad = int(np.argmax(self.mask_area < 0))
-            raise _mask_error(file, first_row + bad, FAULTS[int(self.mask_area[bad])])
-
-
-def _boxes(rows: list[_Row]) -> NDArray[np.float64] | None:
-    boxes = [row.bbox for row in rows if row.bbox is not None]
-    if len(boxes) < len(rows):
-        return None
-    flat = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes))
-    return flat.reshape(-1, 4)
-
-
-def _join(parts: list[_Part], key: str, empty: NDArray[Any]) -> NDArray[Any]:
+def _join(parts: list[Part], key: str, empty: NDArray[Any]) -> NDArray[Any]:
     """Concatenate one column and free its parts, so that only one column exists twice at a time."""
     joined = np.concatenate([empty] + [getattr(part, key) for part in parts])
     for part in parts:
@@ -427,13 +342,7 @@ def _join(parts: list[_Part], key: str, empty: NDArray[Any]) -> NDArray[Any]:
     return joined
 
 
-def _join_masks(parts: list[_Part], gt: Annotations) -> RLEs:
+def _join_masks(parts: list[Part], gt: Annotations) -> RLEs:
     sizes = gt.image_sizes[np.concatenate([np.zeros(0, np.int32)] + [p.image for p in parts])]
     ends = np.cumsum(_join(parts, "lengths", np.zeros(0, np.int64)))
     return RLEs(sizes, _join(parts, "counts", np.zeros(0, np.uint8)), ends)
-
-
-def _mask_error(file: JsonList, row: int, fault: str) -> InputError:
-    return file.row_error(
-        row, "segmentation", f"{fault}; make the RLE again (pycocotools.mask.encode)"
-    )

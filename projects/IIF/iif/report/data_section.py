@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from markupsafe import Markup
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 _BARS_PER_DECADE = 2
 
 
+class CountedClass(Protocol):
+    """What the histogram shows of a class."""
+
+    @property
+    def group(self) -> str:
+        """Of GROUPS."""
+
+    @property
+    def image_count(self) -> int | None:
+        """Training images that show it."""
+
+
 def view(report: Report) -> dict[str, Any] | None:
     """Return the groups' sizes, the histogram and the weights; None without a comparison."""
     if report.comparison is None:
@@ -29,7 +42,7 @@ def view(report: Report) -> dict[str, Any] | None:
     known = [row for row in rows if row.image_count is not None]
     return {
         "groups": [_group(rows, group) for group in GROUPS],
-        "histogram": _histogram(known) if known else None,
+        "histogram": class_histogram(known) if known else None,
         "weights": _weights(report),
     }
 
@@ -46,7 +59,7 @@ def _group(rows: list[CategoryRow], group: str) -> list[str]:
     ]
 
 
-def _histogram(known: list[CategoryRow]) -> Markup:
+def class_histogram(known: Sequence[CountedClass]) -> Markup:
     """Return categories by training images, stacked by group; the last bar holds the greatest."""
     counts = np.array([row.image_count for row in known])
     groups = np.array([row.group for row in known])

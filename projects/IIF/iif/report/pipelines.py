@@ -378,6 +378,7 @@ class _Recorded:
 
     def __init__(self, comparison: Comparison) -> None:
         rows = comparison.categories
+        self.left_out: dict[int, str] = {}
         self.source = comparison.runs[0].summary
         self.ids = np.array([row.id for row in rows], np.int64)
         counts = [-1 if row.image_count is None else row.image_count for row in rows]

@@ -33,6 +33,7 @@ def check_classes(annotations: Annotations, statistics: ClassStatistics, what: s
     """Raise InputError unless an annotation file has the classes that ``what`` was trained on."""
     ours = dict(zip(statistics.ids.tolist(), statistics.names, strict=True))
     theirs = dict(zip(annotations.category_ids.tolist(), annotations.category_names, strict=True))
+    theirs = {key: name for key, name in theirs.items() if key not in statistics.left_out}
     if ours == theirs:
         return
     other = sorted(ours.items() ^ theirs.items())
