@@ -160,10 +160,13 @@ class _Scanner:
         sizes, lengths = np.empty(2 * most, np.int32), np.empty(most, np.int32)
         counts = np.empty(length if self._masks else 0, np.uint8)
         words: NDArray[np.uint64] = np.ndarray(length + 8, np.uint64, text, strides=(1,))
-        rows, first, end, keys, used = scan_text(
+        found = np.zeros(5, np.int64)
+        scan_text(
             text, words, stop, block == 0, self._masks, POWERS, image_id, category_id,
             score.view(np.uint64), bbox.view(np.uint64), sizes, counts, lengths,
+            np.empty(1, np.uint64), found,
         )  # fmt: skip
+        rows, first, end, keys, used = found.tolist()
         if rows < 0 or (text[end - 1] == CLOSE_LIST) != last:
             raise _Unusual
         if last and text[end:length].tobytes().strip(_SPACE):

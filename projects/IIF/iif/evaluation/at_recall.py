@@ -16,12 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from iif.evaluation.bootstrap import percentile_interval
 from iif.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
+from iif.kernels import kernel
 from iif.progress import progress
 
 if TYPE_CHECKING:
@@ -226,14 +226,17 @@ def _counts(
     ).astype(np.int64)
     # 0.55 * 20 is a little over 11 in floating point; without the small number it would need 12.
     needed = np.ceil(recall * num_gt - 1e-9).astype(np.int64).clip(1)
-    counts = [_walk(weights, w.image, w.score, w.flags, w.offsets, num_gt, needed) for w in walks]
-    return num_gt, np.stack(counts)
+    counts = np.full((len(walks), 2, len(num_gt)), -1, np.int64)
+    for w, out in zip(walks, counts, strict=True):
+        _walk(weights, w.image, w.score, w.flags, w.offsets, num_gt, needed, out)
+    return num_gt, counts
 
 
-@numba.njit(cache=True, nogil=True)
-def _walk(weights, image, score, flags, offsets, num_gt, needed):  # type: ignore[no-untyped-def]
-    """True and false positives (2, K) down to the needed one and its ties; -1: not reached."""
-    out = np.full((2, len(num_gt)), -1, np.int64)
+@kernel
+def _walk(  # type: ignore[no-untyped-def]
+    weights, image, score, flags, offsets, num_gt, needed, out,
+):  # fmt: skip
+    """Write true and false positives (2, K) down to the needed one and its ties, where reached."""
     for c in range(len(num_gt)):
         if num_gt[c] == 0:
             continue
@@ -252,4 +255,3 @@ def _walk(weights, image, score, flags, offsets, num_gt, needed):  # type: ignor
                 false += weight
         if true >= needed[c]:
             out[0, c], out[1, c] = true, false
-    return out

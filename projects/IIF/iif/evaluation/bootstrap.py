@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from iif.evaluation.matching import NOT_COUNTED, TRUE_POSITIVE, Matches
 from iif.evaluation.metrics import RECALL_THRESHOLDS
+from iif.kernels import kernel
 from iif.progress import progress
 from iif.threads import NUM_THREADS
 
@@ -48,7 +48,7 @@ def paired_bootstrap(
         (runs, replicates, 4) in the order of GROUP_METRICS; NaN where a group has no category.
     """
     drawn = category_bootstrap(runs, len(groups), num_images, replicates=replicates, seed=seed)
-    return group_means(drawn, groups)
+    return group_means(drawn[:, 0], groups)
 
 
 def group_means(drawn: NDArray[np.float64], groups: NDArray[np.str_]) -> NDArray[np.float64]:
@@ -73,19 +73,29 @@ def category_bootstrap(
     *,
     replicates: int = 1000,
     seed: int = 0,
+    single: Sequence[int] = (),
 ) -> NDArray[np.float64]:
-    """Return (runs, replicates, K) AP of every run and category in every replicate, in percent.
+    """Return AP of every run and category in every replicate, in percent.
 
-    NaN where a category has no drawn ground truth. Arguments are those of `paired_bootstrap`.
+    Args:
+        runs, num_images, replicates, seed: as for `paired_bootstrap`.
+        num_categories: K.
+        single: IoU thresholds, by their place, at which AP is returned as well.
+
+    Returns:
+        (runs, 1 + single, replicates, K) over all IoU thresholds, then at the single ones; NaN
+        where a category has no drawn ground truth.
     """
     evaluators = [_average_precisions(matches) for matches in runs]
     rng = np.random.default_rng(seed)
-    out = np.full((len(runs), replicates, num_categories), np.nan)
+    out = np.full((len(runs), 1 + len(single), replicates, num_categories), np.nan)
 
     def evaluate(first: int, weights: NDArray[np.int32]) -> None:
         for run, evaluator in enumerate(evaluators):
-            drawn = evaluator(weights)[: replicates - first]
-            out[run, first : first + len(drawn)] = drawn
+            ap = evaluator(weights)[..., : replicates - first]
+            part = out[run, :, first : first + ap.shape[-1]]
+            part[0] = ap.mean(axis=0).T
+            part[1:] = ap[list(single)].transpose(0, 2, 1)
 
     # The kernel releases the interpreter lock. Draws are made here, in order, so that the result
     # does not depend on the number of threads. Batches bound the number of draws in memory.
@@ -129,7 +139,7 @@ def weighted_average_precision(
     def evaluate_one(weights: NDArray[np.int64]) -> NDArray[np.float64]:
         lanes = np.zeros((len(weights), _LANES), np.int32)
         lanes[:, 0] = weights
-        return evaluate(lanes)[0]
+        return evaluate(lanes)[..., 0].mean(axis=0)
 
     return evaluate_one
 
@@ -137,7 +147,7 @@ def weighted_average_precision(
 def _average_precisions(
     matches: Matches,
 ) -> Callable[[NDArray[np.int32]], NDArray[np.float64]]:
-    """Return a function of image weights (I, lanes) that gives AP (lanes, K) in percent.
+    """Return a function of image weights (I, lanes) that gives AP (T, K, lanes) in percent.
 
     The running maximum of precision changes at true positives alone. One cumulative sum over all
     detections, shared by the thresholds, counts each as at the last threshold: ignored there, or
@@ -156,49 +166,58 @@ def _average_precisions(
     columns = [events[p] for p in places]
     is_tp = np.concatenate([f[c] == TRUE_POSITIVE for f, c in zip(flags, columns, strict=True)])
     changes = np.concatenate([f[c] for f, c in zip(change, columns, strict=True)])
-    place = np.concatenate(places)
+    place = np.concatenate(places).astype(np.int32)
+    event_image = matches.image[np.concatenate(columns)]
     gt = matches.gt_in_area[0]
     gt_image, gt_category = matches.gt_image[gt], matches.gt_category[gt]
     num_categories = len(matches.category_offsets) - 1
+    longest = int(np.diff(category_events).max(initial=0))
 
     def evaluate(weights: NDArray[np.int32]) -> NDArray[np.float64]:
         num_gt = np.zeros((num_categories, _LANES), np.int64)
         _count(weights, gt_image, gt_category, num_gt)
-        ap = np.full((num_categories, _LANES), np.nan)
+        ap = np.full((len(flags), num_categories, _LANES), np.nan)
+        seen, steps = np.empty((2, longest, _LANES), np.int32)
         _average_precision(
             weights, matches.image, matches.category_offsets, counted, events, category_events,
-            place, is_tp, changes, offsets, num_gt, RECALL_THRESHOLDS, ap,
+            event_image, place, is_tp, changes, offsets, num_gt, RECALL_THRESHOLDS,
+            np.empty((num_gt.max(initial=0) + 1, _LANES), np.int32), seen, steps,
+            np.empty((longest, _LANES)), np.empty((2, _LANES), np.int32),
+            np.empty((2, _LANES)), ap,
         )  # fmt: skip
-        return ap.T
+        return ap
 
     return evaluate
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _count(weights: NDArray, gt_image: NDArray, gt_category: NDArray, num_gt: NDArray) -> None:
     for g in range(len(gt_image)):
         for lane in range(_LANES):
             num_gt[gt_category[g], lane] += weights[gt_image[g], lane]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _average_precision(  # type: ignore[no-untyped-def]
-    weights, image, category_offsets, counted, events, category_events, place, is_tp, changes,
-    offsets, num_gt, thresholds, ap,
+    weights, image, category_offsets, counted, events, category_events, event_image, place,
+    is_tp, changes, offsets, num_gt, thresholds, reached, seen, steps, precision, counts, sums,
+    ap,
 ):  # fmt: skip
     """Write AP in percent where there is ground truth; the 101-point rule of the lvis evaluator.
 
-    Every step is taken for _LANES replicates side by side, in the processor's vectors.
+    Every step is taken for _LANES replicates side by side, in the processor's vectors. ``reached``
+    says how many recall thresholds lie at or below each number of true positives.
     """
     num_thresholds, num_categories = offsets.shape[0], offsets.shape[1] - 1
-    longest = 0
+    total, found = counts
+    best, area = sums
     for c in range(num_categories):
-        longest = max(longest, category_events[c + 1] - category_events[c])
-    seen = np.empty((longest, _LANES), np.int32)
-    recall, precision = np.empty((longest, _LANES)), np.empty((longest, _LANES))
-    total, found = np.empty(_LANES, np.int32), np.empty(_LANES, np.int32)
-    best, area, r = np.empty(_LANES), np.empty(_LANES), np.empty(_LANES, np.int64)
-    for c in range(num_categories):
+        for lane in range(_LANES):
+            number, r = num_gt[c, lane], 0
+            for tp in range(number + 1):
+                while number and r < len(thresholds) and thresholds[r] <= tp / number:
+                    r += 1
+                reached[tp, lane] = r
         first_event, end_event = category_events[c], category_events[c + 1]
         total[:] = 0
         event = first_event
@@ -213,37 +232,33 @@ def _average_precision(  # type: ignore[no-untyped-def]
                 for lane in range(_LANES):
                     seen[event - first_event, lane] = total[lane]
                 event += 1
-        area[:] = 0
         for t in range(num_thresholds):
             found[:] = 0
             total[:] = 0
             length = 0
             for e in range(offsets[t, c], offsets[t, c + 1]):
-                i = image[events[place[e]]]
+                i = event_image[e]
                 change = np.int32(changes[e])
                 for lane in range(_LANES):
                     total[lane] += change * weights[i, lane]
                 if is_tp[e]:
                     at = place[e] - first_event
+                    # Of an image that was not drawn nothing changes here: no precision is higher
+                    # than at the true positive before, and no threshold is reached.
                     for lane in range(_LANES):
-                        # Where an image was not drawn, its detections are not there.
-                        weight = weights[i, lane]
-                        found[lane] += weight
-                        part = found[lane] / num_gt[c, lane]
-                        recall[length, lane] = part if weight else np.inf
-                        part = found[lane] / max(seen[at, lane] + total[lane], 1)
-                        precision[length, lane] = part if weight else 0.0
+                        found[lane] += weights[i, lane]
+                        steps[length, lane] = reached[found[lane], lane]
+                    for lane in range(_LANES):
+                        number = max(seen[at, lane] + total[lane], 1)
+                        precision[length, lane] = found[lane] / number
                     length += 1
             best[:] = 0
-            r[:] = len(thresholds) - 1
+            area[:] = 0
             for i in range(length - 1, -1, -1):
                 for lane in range(_LANES):
-                    while r[lane] >= 0 and thresholds[r[lane]] > recall[i, lane]:
-                        area[lane] += best[lane]
-                        r[lane] -= 1
                     best[lane] = max(best[lane], precision[i, lane])
+                    before = steps[i - 1, lane] if i else 0
+                    area[lane] += best[lane] * (steps[i, lane] - before)
             for lane in range(_LANES):
-                area[lane] += best[lane] * (r[lane] + 1)
-        for lane in range(_LANES):
-            if num_gt[c, lane] > 0:
-                ap[c, lane] = 100.0 * area[lane] / (num_thresholds * len(thresholds))
+                if num_gt[c, lane] > 0:
+                    ap[t, c, lane] = 100.0 * area[lane] / len(thresholds)

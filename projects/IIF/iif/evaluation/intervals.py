@@ -76,30 +76,37 @@ def replicate_metrics(
     """
     at_50, at_75 = (int(np.argmin(abs(IOU_THRESHOLDS - iou))) for iou in (0.5, 0.75))
     draws = {"replicates": replicates, "seed": seed}
-
-    def drawn(variants: Sequence[Matches]) -> NDArray[np.float64]:
-        return category_bootstrap(variants, len(groups), num_images, **draws)
-
-    per_category = drawn(runs)
+    drawn = category_bootstrap(runs, len(groups), num_images, single=(at_50, at_75), **draws)
+    per_category = drawn[:, 0]
     means = group_means(per_category, groups)
     metrics = {name: means[..., column] for column, name in enumerate(GROUP_METRICS)}
-    for name, at in (("AP50", at_50), ("AP75", at_75)):
-        at_iou = [replace(matches, flags=matches.flags[:1, at : at + 1]) for matches in runs]
-        metrics[name] = group_means(drawn(at_iou), groups)[..., 0]
+    for name, single in (("AP50", drawn[:, 1]), ("AP75", drawn[:, 2])):
+        metrics[name] = group_means(single, groups)[..., 0]
     kept = [rows for rows in fixed if rows is not None]
     if len(kept) == len(runs):
-        if not all(rows.all() for rows in kept):
-            parts = [_part(matches, rows) for matches, rows in zip(runs, kept, strict=True)]
-            means = group_means(drawn(parts), groups)
+        # Most categories are taken whole.
+        cut = [_categories(m)[~rows] for m, rows in zip(runs, kept, strict=True)]
+        changed = np.bincount(np.concatenate(cut), minlength=len(groups)) > 0
+        if changed.any():
+            parts = [
+                _part(matches, rows & changed[_categories(matches)])
+                for matches, rows in zip(runs, kept, strict=True)
+            ]
+            again = category_bootstrap(parts, len(groups), num_images, **draws)[:, 0]
+            means = group_means(np.where(changed, again, per_category), groups)
         metrics |= {name: means[..., column] for column, name in enumerate(FIXED_METRICS)}
     return Replicates(metrics, per_category)
 
 
+def _categories(matches: Matches) -> NDArray[np.int64]:
+    """Return the (V,) category of each of ``matches.rows``."""
+    offsets = matches.category_offsets
+    return np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+
+
 def _part(matches: Matches, kept: NDArray[np.bool_]) -> Matches:
     """Return the matches of the detections that are kept; metrics alone may use them."""
-    category = np.repeat(
-        np.arange(len(matches.category_offsets) - 1), np.diff(matches.category_offsets)
-    )
+    category = _categories(matches)
     return replace(
         matches,
         rows=matches.rows[kept],

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
@@ -28,6 +27,7 @@ from iif.evaluation.overlaps import (
     has_area,
     selected,
 )
+from iif.kernels import kernel
 from iif.threads import in_threads, ranges
 
 MAX_DETECTIONS = 300
@@ -293,7 +293,7 @@ def match_rows(
     return flags
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _match(  # type: ignore[no-untyped-def]
     first, end, rows, offsets, image, boxes, starts, entries, ious, gt_rows, gt_offsets,
     gt_image, gt_boxes, crowd, ignored, thresholds, place, taken, same, same_iou,
@@ -362,7 +362,7 @@ def _match(  # type: ignore[no-untyped-def]
                         outcome[d] = _IGNORED if ignored[a, best] else _TP
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _classify(  # type: ignore[no-untyped-def]
     first, end, by_image, image_offsets, category, boxes, starts, entries, ious, gt_rows,
     gt_offsets, gt_boxes, gt_category, crowd, foreground, background, outcome, error_type,
