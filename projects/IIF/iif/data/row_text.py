@@ -55,9 +55,13 @@ _0, _1, _3, _8, _9, _10, _16, _32, _52, _53, _63 = (
     np.uint64(n) for n in (0, 1, 3, 8, 9, 10, 16, 32, 52, 53, 63)
 )
 _ZEROS, _UPPER, _SIXES = (np.uint64(int(byte * 8, 16)) for byte in ("30", "F0", "06"))
+_HIGH, _ONES, _SPACES, _QUOTES, _BACKSLASHES, _DELETES = (
+    np.uint64(int(byte * 8, 16)) for byte in ("80", "01", "20", "22", "5C", "7F")
+)
 _PAIRS, _BY_PAIRS = np.uint64(0x000000FF000000FF), np.uint64(100 + (1_000_000 << 32))
 _EIGHT_DIGITS, _BY_FOURS = np.uint64(10**8), np.uint64(1 + (10_000 << 32))
-_LOW_BITS, _HALF, _ALL = np.uint64(0x1FF), np.uint64(2**32 - 1), np.uint64(2**64 - 1)
+_BYTE, _LOW_BITS = np.uint64(0xFF), np.uint64(0x1FF)
+_HALF, _ALL = np.uint64(2**32 - 1), np.uint64(2**64 - 1)
 _MANTISSA = np.uint64(2**52 - 1)
 
 
@@ -162,6 +166,19 @@ def _are_digits(word: Any) -> bool:
 
 
 @kernel
+def _is_plain(word: Any) -> bool:
+    """Return whether 8 bytes of text are printable ASCII without quotes and backslashes."""
+    # The highest bit of a byte says that it is another: below a space, one of three, or no ASCII.
+    found = (word - _SPACES) | _zero_bytes(word ^ _QUOTES) | _zero_bytes(word ^ _BACKSLASHES)
+    return (found | _zero_bytes(word ^ _DELETES) | word) & _HIGH == _0
+
+
+@kernel
+def _zero_bytes(word: Any) -> Any:
+    return (word - _ONES) & ~word
+
+
+@kernel
 def _value(word: Any) -> Any:
     """Return the value of 8 digits, the first of which is the lowest byte."""
     word = word - _ZEROS
@@ -201,13 +218,23 @@ def _whole(text: NDArray, p: int, out: NDArray, at: int) -> int:
 
 
 @kernel
-def _string(text: NDArray, p: int, copy: bool, out: NDArray, at: int) -> tuple[int, int]:
+def _string(
+    text: NDArray, words: NDArray, p: int, copy: bool, out: NDArray, at: int
+) -> tuple[int, int]:
     """Pass the ASCII string at p, and copy its characters; return its end, 0 if unusual."""
     if text[p] != _QUOTE:
         return 0, at
     p += 1
-    while text[p] != _QUOTE:
+    while True:
+        while _is_plain(words[p]):
+            if copy:
+                for i in range(8):
+                    out[at + i] = words[p] >> np.uint64(8 * i) & _BYTE
+                at += 8
+            p += 8
         c = text[p]
+        if c == _QUOTE:
+            return p + 1, at
         if c == _BACKSLASH:
             p += 1
             c = text[p]
@@ -219,7 +246,6 @@ def _string(text: NDArray, p: int, copy: bool, out: NDArray, at: int) -> tuple[i
             out[at] = c
             at += 1
         p += 1
-    return p + 1, at
 
 
 @kernel
@@ -229,9 +255,9 @@ def _behind_colon(text: NDArray, p: int) -> int:
 
 
 @kernel
-def _behind_key(text: NDArray, p: int) -> int:
+def _behind_key(text: NDArray, words: NDArray, p: int) -> int:
     """Return where the value behind any key at p begins; 0 if unusual."""
-    p, _ = _string(text, p, False, text, 0)
+    p, _ = _string(text, words, p, False, text, 0)
     return _behind_colon(text, p) if p else 0
 
 
@@ -249,12 +275,12 @@ def _behind_value(text: NDArray, words: NDArray, p: int, powers: NDArray, scratc
                 return 0
             if text[p] != _CLOSE and text[p] != CLOSE_LIST:
                 if c == _OPEN:
-                    p = _behind_key(text, p)
+                    p = _behind_key(text, words, p)
                 if p == 0:
                     return 0
                 continue
         elif c == _QUOTE:
-            p, _ = _string(text, p, False, text, 0)
+            p, _ = _string(text, words, p, False, text, 0)
         else:
             p = _number(text, words, p, powers, scratch, 0)
         if p == 0:
@@ -264,7 +290,7 @@ def _behind_value(text: NDArray, words: NDArray, p: int, powers: NDArray, scratc
             if text[p] == _COMMA:
                 p = _behind_space(text, p + 1)
                 if objects & 1:
-                    p = _behind_key(text, p)
+                    p = _behind_key(text, words, p)
                 break
             if text[p] != (_CLOSE if objects & 1 else CLOSE_LIST):
                 return 0
@@ -291,7 +317,7 @@ def _rle(
         seen |= key
         p = _behind_colon(text, p + (_SIZE_KEY[0] if key == 1 else _COUNTS_KEY[0]))
         if p and key == 2:
-            p, used = _string(text, p, True, counts, used)
+            p, used = _string(text, words, p, True, counts, used)
         elif p:
             for i in range(2):
                 if text[p] != (_COMMA if i else _OPEN_LIST):
@@ -372,7 +398,7 @@ def scan_text(  # type: ignore[no-untyped-def]
             if seen & key:
                 return
             seen |= key
-            p = _behind_colon(text, p + length) if key else _behind_key(text, p)
+            p = _behind_colon(text, p + length) if key else _behind_key(text, words, p)
             if p == 0:
                 return
             if key == _IMAGE:
