@@ -136,8 +136,9 @@ def _folders() -> list[Path]:
     """Return where code is looked for and, in the first that can be written to, kept."""
     given = os.environ.get("NUMBA_CACHE_DIR")
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    places = [given] if given else [Path(__file__).parent / "__pycache__", cache]
-    return [Path(place) / "iif-kernels" for place in places]
+    package = Path(__file__).parent / "__pycache__"
+    places = [Path(given)] if given else [package, Path(cache)]
+    return [place / "iif-kernels" for place in places]
 
 
 @functools.cache

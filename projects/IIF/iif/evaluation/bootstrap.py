@@ -89,9 +89,8 @@ def category_bootstrap(
         (runs, 2 + single, replicates, K) over all IoU thresholds; the same of the kept detections
         alone; at the single thresholds. NaN where a category has no drawn ground truth.
     """
-    parts = kept or [None] * len(runs)
+    parts: Sequence[NDArray[np.bool_] | None] = kept or [None] * len(runs)
     evaluators = [_average_precisions(*run) for run in zip(runs, parts, strict=True)]
-    rng = np.random.default_rng(seed)
     out = np.full((len(runs), 2 + len(single), replicates, num_categories), np.nan)
 
     def evaluate(first: int, weights: NDArray[np.integer[Any]]) -> None:
@@ -101,11 +100,31 @@ def category_bootstrap(
             part[:2] = ap.mean(axis=1).transpose(0, 2, 1)
             part[2:] = ap[0, list(single)].transpose(0, 2, 1)
 
-    # The kernel releases the interpreter lock. Draws are made here, in order, so that the result
-    # does not depend on the number of threads. Batches bound the number of draws in memory.
+    evaluate_draws(evaluate, num_images, replicates, seed)
+    return out
+
+
+def evaluate_draws(
+    evaluate: Callable[[int, NDArray[np.uint16]], None],
+    num_images: int,
+    replicates: int,
+    seed: int,
+    desc: str = "Bootstrap",
+) -> None:
+    """Call a function that releases the interpreter lock with draws of images, in threads.
+
+    Args:
+        evaluate: takes a replicate and the (I, lanes) weights of it and of those behind it, of
+            which those beyond ``replicates`` are 0.
+        num_images, replicates, seed: as for `paired_bootstrap`.
+        desc: of the progress bar.
+    """
+    # Draws are made here, in order, so that the result does not depend on the number of threads.
+    # Batches bound the number of draws in memory.
+    rng = np.random.default_rng(seed)
     with (
         ThreadPoolExecutor(NUM_THREADS) as pool,
-        progress(total=replicates, desc="Bootstrap") as bar,
+        progress(total=replicates, desc=desc) as bar,
     ):
         for start in range(0, replicates, 2 * NUM_THREADS * _LANES):
             batch = range(start, min(start + 2 * NUM_THREADS * _LANES, replicates), _LANES)
@@ -116,7 +135,6 @@ def category_bootstrap(
                     weights[:, lane] = np.bincount(drawn, minlength=num_images)
             list(pool.map(evaluate, batch, draws))
             bar.update(min(len(batch) * _LANES, replicates - start))
-    return out
 
 
 def percentile_interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
@@ -187,7 +205,7 @@ def _average_precisions(
         if weights.max(initial=0) < 256:
             weights = weights.astype(np.uint8)
         num_gt = np.zeros((num_categories, _LANES), np.int64)
-        _count(weights, gt_image, gt_category, num_gt)
+        count_objects(weights, gt_image, gt_category, num_gt)
         ap = np.full((2, len(flags), num_categories, _LANES), np.nan)
         seen, precision = np.empty((2, longest, _LANES))
         _average_precision(
@@ -210,9 +228,12 @@ def _per_category(
 
 
 @kernel
-def _count(weights: NDArray, gt_image: NDArray, gt_category: NDArray, num_gt: NDArray) -> None:
+def count_objects(  # type: ignore[no-untyped-def]
+    weights, gt_image, gt_category, num_gt,
+):  # fmt: skip
+    """Add to (K, lanes) each category's objects in images of these (I, lanes) weights."""
     for g in range(len(gt_image)):
-        for lane in range(_LANES):
+        for lane in range(weights.shape[1]):
             num_gt[gt_category[g], lane] += weights[gt_image[g], lane]
 
 
@@ -275,7 +296,7 @@ def _average_precision(  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _count_reached(num_gt: int, thresholds: NDArray, reached: NDArray) -> None:
+def _count_reached(num_gt, thresholds, reached):  # type: ignore[no-untyped-def]
     """Write how many recall thresholds lie at or below each number of true positives."""
     found = 0
     for r in range(len(thresholds) if num_gt else 0):
