@@ -87,7 +87,7 @@ class Kernel:
         for folder in folders:
             try:
                 return _callable((folder / name).read_bytes(), of)
-            except OSError:
+            except (OSError, ValueError):  # not there, or damaged
                 continue
         code = self._compile(of)
         for folder in folders:
@@ -102,7 +102,7 @@ class Kernel:
         return _callable(code, of)
 
     def _compile(self, of: str) -> bytes:
-        """Return the function's symbol, a line feed, and its machine code."""
+        """Return a line with the function's symbol and its code's SHA-256, and the machine code."""
         compiled = self.dispatcher.get_compile_result(_signature(of))
         _, _, (code, _) = compiled.library.serialize_using_object_code()
         symbol = compiled.fndesc.llvm_func_name
@@ -110,7 +110,7 @@ class Kernel:
         packer = compiled.target_context.get_arg_packer(compiled.signature.args)
         if missing or len(packer.argument_types) != len(_flat_types(of)):
             raise NotImplementedError(f"{self.function.__qualname__} needs numba: {missing}")
-        return symbol.encode() + b"\n" + code
+        return f"{symbol} {hashlib.sha256(code).hexdigest()}\n".encode() + code
 
 
 def _content(function: Kernel) -> Iterator[Any]:
@@ -191,7 +191,10 @@ def _flat_types(of: str) -> list[Any]:
 
 
 def _callable(content: bytes, of: str) -> Callable[..., int]:
-    symbol, _, code = content.partition(b"\n")
+    head, _, code = content.partition(b"\n")
+    symbol, digest = head.decode().split(" ")
+    if hashlib.sha256(code).hexdigest() != digest:
+        raise ValueError("the code was changed")
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
@@ -201,4 +204,4 @@ def _callable(content: bytes, of: str) -> Callable[..., int]:
     _KEPT.append(engine)
     pointers = [ctypes.c_void_p] * 2
     prototype = ctypes.CFUNCTYPE(ctypes.c_int32, *pointers, *_flat_types(of))
-    return prototype(engine.get_function_address(symbol.decode()))
+    return prototype(engine.get_function_address(symbol))
