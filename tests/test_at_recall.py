@@ -42,11 +42,12 @@ def test_counts_equal_a_plain_loop(
     gt, runs = made_runs
     weights = np.random.default_rng(seed).integers(0, 3, len(gt.image_ids))
     walks = [ar._Walk.of(run.matches) for run in runs]
-    num_gt, counts = ar._counts(walks, weights, recall)
+    lanes = np.stack([weights, weights + 1], axis=1)
+    num_gt, counts = ar._counts(walks, lanes, recall)
     for run, found in zip(runs, counts, strict=True):
-        for k in range(len(num_gt)):
-            expected = plain(run.matches, weights, recall, k) if num_gt[k] else None
-            assert tuple(found[:, k]) == (expected or (-1, -1))
+        for k, lane in np.ndindex(num_gt.shape):
+            expected = plain(run.matches, lanes[:, lane], recall, k) if num_gt[k, lane] else None
+            assert tuple(found[:, k, lane]) == (expected or (-1, -1))
 
 
 @pytest.mark.parametrize("recall", [0.3, 0.5, 0.9])

@@ -15,12 +15,16 @@ from iif.data.annotations import load_annotations
 from iif.data.columns import detections_of
 from iif.errors import InputError
 from iif.evaluation import intervals, seeds
-from iif.evaluation.bootstrap import GROUP_METRICS, paired_bootstrap
+from iif.evaluation.bootstrap import (
+    GROUP_METRICS,
+    paired_bootstrap,
+    weighted_average_precision,
+)
 from iif.evaluation.evaluate import fixed_average_precision
 from iif.evaluation.intervals import INTERVAL_METRICS, replicate_metrics, within_fixed_cap
 from iif.evaluation.matches_file import load_evaluated, load_matches
 from iif.evaluation.matching import match
-from iif.evaluation.metrics import average_precision, mean_by_group, precision_and_recall
+from iif.evaluation.metrics import mean_by_group, precision_and_recall
 from iif.evaluation.overlaps import find_overlaps
 from iif.evaluation.seeds import compare_seeds
 
@@ -82,7 +86,7 @@ def test_ap_fixed_takes_the_best_of_each_category(
     for detections, matches in found:
         kept = within_fixed_cap(matches, detections)
         assert 0 < kept.sum() < len(kept)
-        ap = average_precision(intervals._part(matches, kept))
+        ap = weighted_average_precision(matches, kept)(np.ones(len(gt.image_ids), np.int64))
         overlaps = find_overlaps(gt, detections, "bbox")
         expected = fixed_average_precision(gt, detections, overlaps, matches)
         np.testing.assert_allclose(ap, expected, rtol=0, atol=1e-9)

@@ -16,7 +16,7 @@ FLOORS = (
     ("errors", "layout", "nms", "mask_logits", "progress", "threads"),
     ("outputs",),
     ("files", "locking"),
-    ("distributed",),
+    ("distributed", "kernels"),
     ("data",),
     ("statistics",),
     ("methods", "evaluation"),

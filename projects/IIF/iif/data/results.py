@@ -196,7 +196,7 @@ def scan_results(source: Source, iou_type: IouType) -> ScannedRows | None:
             return None
     except OSError:
         return None
-    from iif.data.scanner import scan  # numba: a second, which a small file need not wait for
+    from iif.data.scanner import scan
 
     return scan(source.path, masks=iou_type == "segm", sha256=source.sha256)
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
+from iif.kernels import kernel
 from iif.threads import in_threads, ranges
 
 FAULTS = {
@@ -117,7 +117,7 @@ def checked(rle: Any, height: int, width: int) -> dict[str, Any]:
     return masks[0]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _areas(
     first: int, end: int, counts: NDArray, offsets: NDArray, pixels: NDArray, areas: NDArray
 ) -> None:
@@ -125,7 +125,7 @@ def _areas(
         areas[i] = _area(counts, offsets[i], offsets[i + 1], pixels[i])
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _area(counts: NDArray, start: int, end: int, pixels: int) -> np.int64:
     before_last = np.int64(0)
     last = np.int64(0)

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from iif.kernels import kernel
 
 _IMAGE, _CATEGORY, _SCORE, BBOX, _MASK = 1, 2, 4, 8, 16
 _QUOTE, _COMMA, _COLON, _BACKSLASH, _MINUS, _POINT, _ZERO = (ord(c) for c in '",:\\-.0')
@@ -54,13 +55,17 @@ _0, _1, _3, _8, _9, _10, _16, _32, _52, _53, _63 = (
     np.uint64(n) for n in (0, 1, 3, 8, 9, 10, 16, 32, 52, 53, 63)
 )
 _ZEROS, _UPPER, _SIXES = (np.uint64(int(byte * 8, 16)) for byte in ("30", "F0", "06"))
+_HIGH, _ONES, _SPACES, _QUOTES, _BACKSLASHES, _DELETES = (
+    np.uint64(int(byte * 8, 16)) for byte in ("80", "01", "20", "22", "5C", "7F")
+)
 _PAIRS, _BY_PAIRS = np.uint64(0x000000FF000000FF), np.uint64(100 + (1_000_000 << 32))
 _EIGHT_DIGITS, _BY_FOURS = np.uint64(10**8), np.uint64(1 + (10_000 << 32))
-_LOW_BITS, _HALF, _ALL = np.uint64(0x1FF), np.uint64(2**32 - 1), np.uint64(2**64 - 1)
+_BYTE, _LOW_BITS = np.uint64(0xFF), np.uint64(0x1FF)
+_HALF, _ALL = np.uint64(2**32 - 1), np.uint64(2**64 - 1)
 _MANTISSA = np.uint64(2**52 - 1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _multiply_high(a: Any, b: Any) -> Any:
     """Return the upper 64 of the 128 bits of a product."""
     middle = (a >> _32) * (b & _HALF) + ((a & _HALF) * (b & _HALF) >> _32)
@@ -68,7 +73,7 @@ def _multiply_high(a: Any, b: Any) -> Any:
     return (a >> _32) * (b >> _32) + (middle >> _32) + (lower >> _32)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _number(text: NDArray, words: NDArray, p: int, powers: NDArray, out: NDArray, at: int) -> int:
     """Write the bits of the double nearest to the JSON number at p; return its end, 0 if unusual.
 
@@ -154,13 +159,26 @@ def _number(text: NDArray, words: NDArray, p: int, powers: NDArray, out: NDArray
     return p
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _are_digits(word: Any) -> bool:
     """Return whether 8 bytes of text are digits."""
     return word & _UPPER == _ZEROS and (word + _SIXES) & _UPPER == _ZEROS
 
 
-@njit(cache=True, nogil=True)
+@kernel
+def _is_plain(word: Any) -> bool:
+    """Return whether 8 bytes of text are printable ASCII without quotes and backslashes."""
+    # The highest bit of a byte says that it is another: below a space, one of three, or no ASCII.
+    found = (word - _SPACES) | _zero_bytes(word ^ _QUOTES) | _zero_bytes(word ^ _BACKSLASHES)
+    return (found | _zero_bytes(word ^ _DELETES) | word) & _HIGH == _0
+
+
+@kernel
+def _zero_bytes(word: Any) -> Any:
+    return (word - _ONES) & ~word
+
+
+@kernel
 def _value(word: Any) -> Any:
     """Return the value of 8 digits, the first of which is the lowest byte."""
     word = word - _ZEROS
@@ -168,21 +186,21 @@ def _value(word: Any) -> Any:
     return (word & _PAIRS) * _BY_PAIRS + (word >> _16 & _PAIRS) * _BY_FOURS >> _32
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _behind_space(text: NDArray, p: int) -> int:
     while text[p] == 32 or text[p] == 10 or text[p] == 13 or text[p] == 9:
         p += 1
     return p
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _is(words: NDArray, p: int, key: tuple[Any, ...]) -> bool:
     """Return whether a key of 6 to 16 bytes, of `_key`, is at p."""
     _, last, mask, first_word, last_word = key
     return words[p] & mask == first_word and words[p + last] & mask == last_word
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _whole(text: NDArray, p: int, out: NDArray, at: int) -> int:
     """Write the whole number below 2^31 at p; return its end, 0 for anything else."""
     first = p
@@ -199,14 +217,24 @@ def _whole(text: NDArray, p: int, out: NDArray, at: int) -> int:
     return p
 
 
-@njit(cache=True, nogil=True)
-def _string(text: NDArray, p: int, copy: bool, out: NDArray, at: int) -> tuple[int, int]:
+@kernel
+def _string(
+    text: NDArray, words: NDArray, p: int, copy: bool, out: NDArray, at: int
+) -> tuple[int, int]:
     """Pass the ASCII string at p, and copy its characters; return its end, 0 if unusual."""
     if text[p] != _QUOTE:
         return 0, at
     p += 1
-    while text[p] != _QUOTE:
+    while True:
+        while _is_plain(words[p]):
+            if copy:
+                for i in range(8):
+                    out[at + i] = words[p] >> np.uint64(8 * i) & _BYTE
+                at += 8
+            p += 8
         c = text[p]
+        if c == _QUOTE:
+            return p + 1, at
         if c == _BACKSLASH:
             p += 1
             c = text[p]
@@ -218,23 +246,22 @@ def _string(text: NDArray, p: int, copy: bool, out: NDArray, at: int) -> tuple[i
             out[at] = c
             at += 1
         p += 1
-    return p + 1, at
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _behind_colon(text: NDArray, p: int) -> int:
     p = _behind_space(text, p)
     return _behind_space(text, p + 1) if text[p] == _COLON else 0
 
 
-@njit(cache=True, nogil=True)
-def _behind_key(text: NDArray, p: int) -> int:
+@kernel
+def _behind_key(text: NDArray, words: NDArray, p: int) -> int:
     """Return where the value behind any key at p begins; 0 if unusual."""
-    p, _ = _string(text, p, False, text, 0)
+    p, _ = _string(text, words, p, False, text, 0)
     return _behind_colon(text, p) if p else 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _behind_value(text: NDArray, words: NDArray, p: int, powers: NDArray, scratch: NDArray) -> int:
     """Pass the JSON value at p; return its end, 0 if unusual."""
     depth, objects = 0, 0  # a bit for each open bracket: whether it is an object's
@@ -248,12 +275,12 @@ def _behind_value(text: NDArray, words: NDArray, p: int, powers: NDArray, scratc
                 return 0
             if text[p] != _CLOSE and text[p] != CLOSE_LIST:
                 if c == _OPEN:
-                    p = _behind_key(text, p)
+                    p = _behind_key(text, words, p)
                 if p == 0:
                     return 0
                 continue
         elif c == _QUOTE:
-            p, _ = _string(text, p, False, text, 0)
+            p, _ = _string(text, words, p, False, text, 0)
         else:
             p = _number(text, words, p, powers, scratch, 0)
         if p == 0:
@@ -263,7 +290,7 @@ def _behind_value(text: NDArray, words: NDArray, p: int, powers: NDArray, scratc
             if text[p] == _COMMA:
                 p = _behind_space(text, p + 1)
                 if objects & 1:
-                    p = _behind_key(text, p)
+                    p = _behind_key(text, words, p)
                 break
             if text[p] != (_CLOSE if objects & 1 else CLOSE_LIST):
                 return 0
@@ -274,7 +301,7 @@ def _behind_value(text: NDArray, words: NDArray, p: int, powers: NDArray, scratc
             return p
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _rle(
     text: NDArray, words: NDArray, p: int, sizes: NDArray, row: int, counts: NDArray, used: int
 ) -> tuple[int, int]:
@@ -290,7 +317,7 @@ def _rle(
         seen |= key
         p = _behind_colon(text, p + (_SIZE_KEY[0] if key == 1 else _COUNTS_KEY[0]))
         if p and key == 2:
-            p, used = _string(text, p, True, counts, used)
+            p, used = _string(text, words, p, True, counts, used)
         elif p:
             for i in range(2):
                 if text[p] != (_COMMA if i else _OPEN_LIST):
@@ -311,7 +338,7 @@ def _rle(
             return 0, used
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _box(text: NDArray, words: NDArray, p: int, powers: NDArray, bbox: NDArray, row: int) -> int:
     for i in range(4):
         if text[p] != (_COMMA if i else _OPEN_LIST):
@@ -323,25 +350,24 @@ def _box(text: NDArray, words: NDArray, p: int, powers: NDArray, bbox: NDArray, 
     return p + 1 if text[p] == CLOSE_LIST else 0
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def scan_text(  # type: ignore[no-untyped-def]
     text, words, stop, at_start, masks, powers, image_id, category_id, score, bbox, sizes,
-    counts, lengths,
+    counts, lengths, scratch, out,
 ):  # fmt: skip
     """Read the rows that begin behind a bracket or a comma of the block, which is text[:stop].
 
-    Returns:
-        How many rows, -1 if one is unusual; where the first begins; where the row behind the last
-        begins, or the list's end; the keys that all have; the bytes of counts.
+    Writes to ``out``: how many rows, -1 if one is unusual; where the first begins; where the row
+    behind the last begins, or the list's end; the keys that all have; the bytes of counts.
     """
     p = 0
-    scratch = np.empty(1, np.uint64)
+    out[0] = -1
     if not at_start:  # "}, {" of which the comma is in the block
         while True:
             while text[p] != _COMMA and p < stop:
                 p += 1
             if p >= stop:
-                return -1, 0, 1, 0, 0
+                return
             before = p - 1
             while before >= 0 and (text[before] <= 32):
                 before -= 1
@@ -353,7 +379,7 @@ def scan_text(  # type: ignore[no-untyped-def]
     keys = used = row = length = 0
     while True:
         if text[p] != _OPEN or row >= len(image_id):
-            return -1, 0, 1, 0, 0
+            return
         seen = 0
         before = used
         while True:
@@ -370,11 +396,11 @@ def scan_text(  # type: ignore[no-untyped-def]
             elif _is(words, p, _MASK_KEY):
                 key, length = _MASK, _MASK_KEY[0]
             if seen & key:
-                return -1, 0, 1, 0, 0
+                return
             seen |= key
-            p = _behind_colon(text, p + length) if key else _behind_key(text, p)
+            p = _behind_colon(text, p + length) if key else _behind_key(text, words, p)
             if p == 0:
-                return -1, 0, 1, 0, 0
+                return
             if key == _IMAGE:
                 p = _whole(text, p, image_id, row)
             elif key == _CATEGORY:
@@ -388,27 +414,29 @@ def scan_text(  # type: ignore[no-untyped-def]
             else:
                 p = _behind_value(text, words, p, powers, scratch)
             if p == 0:
-                return -1, 0, 1, 0, 0
+                return
             p = _behind_space(text, p)
             if text[p] == _CLOSE:
                 break
             if text[p] != _COMMA:
-                return -1, 0, 1, 0, 0
+                return
         if not masks:
             seen &= ~_MASK
         if row == 0:
             keys = seen
         needed = _IMAGE | _CATEGORY | _SCORE | (_MASK if masks else 0)
         if seen != keys or seen & needed != needed:
-            return -1, 0, 1, 0, 0
+            return
         lengths[row] = used - before
         row += 1
         p = _behind_space(text, p + 1)
         comma = p
         if text[p] == CLOSE_LIST:
-            return row, first, p + 1, keys, used
+            out[0], out[1], out[2], out[3], out[4] = row, first, p + 1, keys, used
+            return
         if text[p] != _COMMA:
-            return -1, 0, 1, 0, 0
+            return
         p = _behind_space(text, p + 1)
         if comma >= stop:
-            return row, first, p, keys, used
+            out[0], out[1], out[2], out[3], out[4] = row, first, p, keys, used
+            return

@@ -153,21 +153,24 @@ class _Scanner:
     def read(self, block: int) -> _Part:
         start = self.starts[block]
         length = min(_BLOCK_BYTES + _MOST_ROW_BYTES, self._size - start)
-        text = self._buffer(length + _PADDING)
+        text = self._buffer("text", length + _PADDING, np.uint8)
         text[length:] = 0
         self._fill(text[:length], start)
         last = block == len(self.starts) - 1
         stop = length if last else _BLOCK_BYTES
         most = length // _LEAST_ROW_BYTES + 1
-        image_id, category_id = np.empty(most, np.int32), np.empty(most, np.int32)
-        score, bbox = np.empty(most), np.empty(4 * most)
-        sizes, lengths = np.empty(2 * most, np.int32), np.empty(most, np.int32)
-        counts = np.empty(length if self._masks else 0, np.uint8)
+        image_id, category_id, lengths = (self._buffer(n, most, np.int32) for n in ("i", "c", "l"))
+        score, bbox = self._buffer("s", most, np.float64), self._buffer("b", 4 * most, np.float64)
+        sizes = self._buffer("size", 2 * most, np.int32)
+        counts = self._buffer("counts", length if self._masks else 0, np.uint8)
         words: NDArray[np.uint64] = np.ndarray(length + 8, np.uint64, text, strides=(1,))
-        rows, first, end, keys, used = scan_text(
+        found = np.zeros(5, np.int64)
+        scan_text(
             text, words, stop, block == 0, self._masks, POWERS, image_id, category_id,
             score.view(np.uint64), bbox.view(np.uint64), sizes, counts, lengths,
+            np.empty(1, np.uint64), found,
         )  # fmt: skip
+        rows, first, end, keys, used = found.tolist()
         if rows < 0 or (text[end - 1] == CLOSE_LIST) != last:
             raise _Unusual
         if last and text[end:length].tobytes().strip(_SPACE):
@@ -183,12 +186,12 @@ class _Scanner:
             columns["counts"] = counts[:used].copy()
         return _Part(start + first, start + end, keys, columns, lengths[:rows].copy())
 
-    def _buffer(self, size: int) -> NDArray[np.uint8]:
+    def _buffer(self, name: str, size: int, dtype: type) -> NDArray[Any]:
         """Return memory that this thread keeps: fresh memory costs as much as reading into it."""
-        if not hasattr(self._local, "text"):
-            self._local.text = np.empty(_BLOCK_BYTES + _MOST_ROW_BYTES + _PADDING, np.uint8)
-        text: NDArray[np.uint8] = self._local.text[:size]
-        return text
+        kept: NDArray[Any] | None = self._local.__dict__.get(name)
+        if kept is None or len(kept) < size:
+            kept = self._local.__dict__[name] = np.empty(size, dtype)
+        return kept[:size]
 
     def _fill(self, text: NDArray[np.uint8], start: int) -> None:
         rest = text.data
@@ -201,6 +204,14 @@ class _Scanner:
 
 
 def _join(parts: Sequence[dict[str, Any]], name: str) -> Any:
-    """Concatenate one column and free its parts, so that only one column exists twice at a time."""
-    pieces = [part.pop(name) for part in parts]
-    return np.concatenate(pieces) if pieces[0] is not None else None
+    """Concatenate one column, and free each piece as soon as it is copied."""
+    if parts[0][name] is None:
+        return None
+    first = parts[0][name]
+    joined = np.empty((sum(len(part[name]) for part in parts), *first.shape[1:]), first.dtype)
+    at = 0
+    for part in parts:
+        piece = part.pop(name)
+        joined[at : at + len(piece)] = piece
+        at += len(piece)
+    return joined

@@ -10,19 +10,16 @@ changes with the few objects that a replicate draws, so its bootstrap is biased.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from iif.evaluation.bootstrap import percentile_interval
+from iif.evaluation.bootstrap import count_objects, evaluate_draws, percentile_interval
 from iif.evaluation.matching import FALSE_POSITIVE, TRUE_POSITIVE, Matches
-from iif.progress import progress
+from iif.kernels import kernel
 
 if TYPE_CHECKING:
     from iif.evaluation.false_positives import FalsePositiveAnalysis
@@ -93,8 +90,9 @@ def recall_rows(
         seed: of the draws.
     """
     walks = [_Walk.of(matches) for matches in runs]
-    once = np.ones(num_images, np.int64)
-    num_gt, counts = _counts(walks, once, recall)
+    num_gt, counts = (
+        found[..., 0] for found in _counts(walks, np.ones((num_images, 1), np.uint16), recall)
+    )
     members = [(groups == group) | (group == "all") for group in GROUPS]
     rows = _rows(runs[0].iou_type, recall, num_gt, counts, members)
     if not replicates or len(runs) < 2:
@@ -103,28 +101,17 @@ def recall_rows(
     compared = [chosen & shared for chosen in members]
     drawn = np.full((replicates, len(runs) - 1, len(GROUPS)), np.nan)
 
-    def evaluate(replicate: int, weights: NDArray[np.int64]) -> None:
-        true, false = _counts(walks, weights, recall)[1].transpose(1, 0, 2)
-        again = (true >= 0).all(axis=0)
+    def evaluate(first: int, weights: NDArray[np.uint16]) -> None:
+        _, found = _counts(walks, weights[:, : replicates - first], recall)
+        again = (found[:, 0] >= 0).all(axis=0)
         for column, chosen in enumerate(compared):
-            if (counted := chosen & again).any():
-                total = false[:, counted].sum(axis=1)
-                drawn[replicate, :, column] = total[1:] - total[0]
+            counted = chosen[:, None] & again
+            total = np.where(counted, found[:, 1], 0).sum(axis=1)
+            some = counted.any(axis=0)
+            of_batch = slice(first, first + len(some))
+            drawn[of_batch, :, column] = np.where(some, total[1:] - total[0], np.nan).T
 
-    rng = np.random.default_rng(seed)
-    threads = os.cpu_count() or 1
-    with (
-        ThreadPoolExecutor(threads) as pool,
-        progress(total=replicates, desc="Bootstrap at recall") as bar,
-    ):
-        for start in range(0, replicates, 4 * threads):
-            batch = range(start, min(start + 4 * threads, replicates))
-            draws = [
-                np.bincount(rng.integers(num_images, size=num_images), minlength=num_images)
-                for _ in batch
-            ]
-            list(pool.map(evaluate, batch, draws))
-            bar.update(len(batch))
+    evaluate_draws(evaluate, num_images, replicates, seed, "Bootstrap at recall")
     for column, row in enumerate(rows):
         for run in range(len(runs) - 1):
             found = row.false_positives[run + 1] - row.false_positives[0]
@@ -217,39 +204,54 @@ class _Walk:
 
 
 def _counts(
-    walks: Sequence[_Walk], weights: NDArray[np.int64], recall: float
+    walks: Sequence[_Walk], weights: NDArray[np.uint16], recall: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return (K,) objects, and (runs, 2, K) true and false positives at the recall."""
-    first = walks[0]
-    num_gt = np.bincount(
-        first.gt_category, weights[first.gt_image], minlength=len(first.offsets) - 1
-    ).astype(np.int64)
+    """Return (K, lanes) objects, and (runs, 2, K, lanes) true and false positives at the recall.
+
+    Args:
+        walks: of each run.
+        weights: (I, lanes) how often each image counts.
+        recall: above 0.
+    """
+    first, lanes = walks[0], weights.shape[1]
+    num_gt = np.zeros((len(first.offsets) - 1, lanes), np.int64)
+    count_objects(weights, first.gt_image, first.gt_category, num_gt)
     # 0.55 * 20 is a little over 11 in floating point; without the small number it would need 12.
     needed = np.ceil(recall * num_gt - 1e-9).astype(np.int64).clip(1)
-    counts = [_walk(weights, w.image, w.score, w.flags, w.offsets, num_gt, needed) for w in walks]
-    return num_gt, np.stack(counts)
+    counts = np.full((len(walks), 2, *num_gt.shape), -1, np.int64)
+    for w, out in zip(walks, counts, strict=True):
+        scratch = np.empty((2, lanes), np.int64)
+        _walk(weights, w.image, w.score, w.flags, w.offsets, num_gt, needed, *scratch, out)
+    return num_gt, counts
 
 
-@numba.njit(cache=True, nogil=True)
-def _walk(weights, image, score, flags, offsets, num_gt, needed):  # type: ignore[no-untyped-def]
-    """True and false positives (2, K) down to the needed one and its ties; -1: not reached."""
-    out = np.full((2, len(num_gt)), -1, np.int64)
+@kernel
+def _walk(  # type: ignore[no-untyped-def]
+    weights, image, score, flags, offsets, num_gt, needed, true, false, out,
+):  # fmt: skip
+    """Write true and false positives (2, K, lanes) down to the needed one and its ties."""
+    lanes = weights.shape[1]
     for c in range(len(num_gt)):
-        if num_gt[c] == 0:
-            continue
-        true, false, last = 0, 0, -np.inf
+        true[:] = 0
+        false[:] = 0
+        missing = 0
+        for lane in range(lanes):
+            missing += num_gt[c, lane] > 0
+        more = False
         for v in range(offsets[c], offsets[c + 1]):
-            weight = weights[image[v]]
-            if weight == 0:
-                continue
-            if true >= needed[c] and score[v] < last:
+            if missing == 0:
                 break
+            i = image[v]
             if flags[v] == TRUE_POSITIVE:
-                if true < needed[c]:
-                    last = score[v]
-                true += weight
+                more = True
+                for lane in range(lanes):
+                    true[lane] += weights[i, lane]
             elif flags[v] == FALSE_POSITIVE:
-                false += weight
-        if true >= needed[c]:
-            out[0, c], out[1, c] = true, false
-    return out
+                for lane in range(lanes):
+                    false[lane] += weights[i, lane]
+            if more and (v + 1 == offsets[c + 1] or score[v + 1] < score[v]):
+                more = False
+                for lane in range(lanes):
+                    if out[0, c, lane] < 0 and true[lane] >= needed[c, lane]:
+                        out[0, c, lane], out[1, c, lane] = true[lane], false[lane]
+                        missing -= 1

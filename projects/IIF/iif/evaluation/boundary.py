@@ -12,7 +12,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from pycocotools import mask as mask_utils
 
@@ -20,6 +19,7 @@ from iif.data.annotations import Annotations
 from iif.data.results import Detections
 from iif.evaluation.matching import IOU_THRESHOLDS, MAX_DETECTIONS, Matches, match
 from iif.evaluation.overlaps import Overlaps, find_overlaps
+from iif.kernels import kernel
 from iif.progress import progress
 
 # d as a share of the image's diagonal.
@@ -129,7 +129,7 @@ class _Window:
         return shared / (self.size + other.size - shared)
 
 
-@njit(cache=True)
+@kernel
 def _fill(counts: NDArray, image_height: int, x: int, y: int, pixels: NDArray) -> None:
     """Set the pixels of a compressed RLE, which all lie in the window that begins at x, y."""
     before_last, last, number, begin, at = 0, 0, 0, 0, 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from iif.data.results import Detections
@@ -17,33 +16,12 @@ def beyond_cell_cap(
 
     Of equal scores the first in the file counts as the higher.
     """
-    return _beyond(
-        overlaps.by_image,
-        overlaps.image_offsets,
-        detections.category,
-        detections.score,
-        max_dets,
-        num_classes,
-    )
-
-
-@njit(cache=True)
-def _beyond(
-    by_image: NDArray,
-    image_offsets: NDArray,
-    category: NDArray,
-    score: NDArray,
-    max_dets: int,
-    num_classes: int,
-) -> NDArray:
-    beyond = np.zeros(len(score), np.bool_)
-    seen = np.empty(num_classes, np.int64)
-    for i in range(len(image_offsets) - 1):
-        rows = by_image[image_offsets[i] : image_offsets[i + 1]]
-        if len(rows) <= max_dets:
-            continue
-        seen[:] = 0
-        for d in rows[np.argsort(-score[rows], kind="mergesort")]:
-            beyond[d] = seen[category[d]] >= max_dets
-            seen[category[d]] += 1
+    beyond = np.zeros(len(detections), np.bool_)
+    many = np.diff(overlaps.image_offsets) > max_dets
+    rows = np.flatnonzero(many[detections.image])
+    cell = detections.image[rows] * np.int64(num_classes) + detections.category[rows]
+    order = np.lexsort((-detections.score[rows], cell))
+    cell = cell[order]
+    place = np.arange(len(cell)) - np.searchsorted(cell, cell)
+    beyond[rows[order]] = place >= max_dets
     return beyond

@@ -20,12 +20,12 @@ from iif.data.sources import ReadFile
 from iif.errors import InputError
 from iif.evaluation.at_recall import Interval as Interval
 from iif.evaluation.at_recall import RecallRow, recall_rows
-from iif.evaluation.bootstrap import percentile_interval, weighted_average_precision
+from iif.evaluation.bootstrap import percentile_interval
 from iif.evaluation.conditions import Conditions, refuse_differences
 from iif.evaluation.intervals import Replicates, replicate_metrics, within_fixed_cap
 from iif.evaluation.matches_file import load_evaluated
 from iif.evaluation.matching import MAX_DETECTIONS, Matches
-from iif.evaluation.metrics import recall_metric
+from iif.evaluation.metrics import average_precision, recall_metric
 from iif.evaluation.operating_points import check_recall
 from iif.evaluation.summary_file import Summary, find_runs, read_summary
 
@@ -379,7 +379,6 @@ def load_all_matches(
 
 def _check_same_evaluation(path: Path, matches: Matches, summary: Summary) -> None:
     """Raise InputError when the matches give another AP than the summary beside them."""
-    once = np.ones(summary.dataset.num_images, np.int64)
     remedy = f"{path} does not belong to the {layout.SUMMARY} beside it; evaluate the run again"
     images = np.concatenate([matches.image, matches.gt_image])
     if (
@@ -387,7 +386,7 @@ def _check_same_evaluation(path: Path, matches: Matches, summary: Summary) -> No
         or images.max(initial=-1) >= summary.dataset.num_images
     ):
         raise InputError(remedy)
-    ap = weighted_average_precision(matches)(once)
+    ap = average_precision(matches)
     for row, value in zip(summary.per_category, ap, strict=True):
         recorded = row.ap(matches.iou_type)
         expected = np.nan if recorded is None else recorded

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif import layout
+from iif.data.annotation_file import forget_annotation_files
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.results import (
     IOU_TYPES,
@@ -132,6 +133,9 @@ def evaluate_files(
         if "bbox" in chosen and detections.bbox is None:
             # Reading the boxes alone refuses the first row that has none, by its number.
             load_results(sources, gt, iou_type="bbox")
+        scanned.clear()
+    if "segm" not in chosen and not isinstance(gt_path, Mapping):
+        forget_annotation_files(gt_path)  # its text, which masks alone need
     return evaluate(
         gt,
         detections,

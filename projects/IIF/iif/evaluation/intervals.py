@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from iif.data.results import Detections
 from iif.evaluation.bootstrap import GROUP_METRICS, category_bootstrap, group_means
-from iif.evaluation.matching import IOU_THRESHOLDS, Matches, Outcome
+from iif.evaluation.matching import IOU_THRESHOLDS, Matches, Outcome, beyond_group_cap
 from iif.evaluation.metrics import FIXED_DETECTIONS, FIXED_METRICS
-from iif.evaluation.overlaps import row_offsets
+from iif.evaluation.overlaps import group_rows
 
 # Metrics that have an interval.
 INTERVAL_METRICS = ("AP", "AP50", "AP75", "APr", "APc", "APf", *FIXED_METRICS)
@@ -44,14 +44,11 @@ def within_fixed_cap(matches: Matches, detections: Detections) -> NDArray[np.boo
     """
     if (matches.outcome == Outcome.CAPPED).any():
         return None
-    category = detections.category
-    if np.bincount(category, minlength=1).max() <= FIXED_DETECTIONS:
-        return np.ones(len(matches.rows), np.bool_)
-    order = np.lexsort((detections.image, -detections.score, category))
-    place = np.empty(len(order), np.int64)
-    starts = row_offsets(category, int(category.max()) + 1)
-    place[order] = np.arange(len(order)) - starts[category[order]]
-    return place[matches.rows] < FIXED_DETECTIONS
+    num_categories = len(matches.category_offsets) - 1
+    rows = np.arange(len(detections), dtype=np.int32)
+    by_image, _ = group_rows(detections.image, rows, int(detections.image.max(initial=0)) + 1)
+    grouped = group_rows(detections.category, by_image, num_categories)
+    return ~beyond_group_cap(detections.score, *grouped, FIXED_DETECTIONS)[matches.rows]
 
 
 def replicate_metrics(
@@ -75,36 +72,20 @@ def replicate_metrics(
         seed: of the draws, which are those of `iif.evaluation.bootstrap.paired_bootstrap`.
     """
     at_50, at_75 = (int(np.argmin(abs(IOU_THRESHOLDS - iou))) for iou in (0.5, 0.75))
-    draws = {"replicates": replicates, "seed": seed}
-
-    def drawn(variants: Sequence[Matches]) -> NDArray[np.float64]:
-        return category_bootstrap(variants, len(groups), num_images, **draws)
-
-    per_category = drawn(runs)
-    means = group_means(per_category, groups)
-    metrics = {name: means[..., column] for column, name in enumerate(GROUP_METRICS)}
-    for name, at in (("AP50", at_50), ("AP75", at_75)):
-        at_iou = [replace(matches, flags=matches.flags[:1, at : at + 1]) for matches in runs]
-        metrics[name] = group_means(drawn(at_iou), groups)[..., 0]
     kept = [rows for rows in fixed if rows is not None]
-    if len(kept) == len(runs):
-        if not all(rows.all() for rows in kept):
-            parts = [_part(matches, rows) for matches, rows in zip(runs, kept, strict=True)]
-            means = group_means(drawn(parts), groups)
-        metrics |= {name: means[..., column] for column, name in enumerate(FIXED_METRICS)}
-    return Replicates(metrics, per_category)
-
-
-def _part(matches: Matches, kept: NDArray[np.bool_]) -> Matches:
-    """Return the matches of the detections that are kept; metrics alone may use them."""
-    category = np.repeat(
-        np.arange(len(matches.category_offsets) - 1), np.diff(matches.category_offsets)
+    whole = len(kept) == len(runs)
+    drawn = category_bootstrap(
+        runs,
+        len(groups),
+        num_images,
+        replicates=replicates,
+        seed=seed,
+        single=(at_50, at_75),
+        kept=kept if whole else None,
     )
-    return replace(
-        matches,
-        rows=matches.rows[kept],
-        category_offsets=row_offsets(category[kept], len(matches.category_offsets) - 1),
-        image=matches.image[kept],
-        score=matches.score[kept],
-        flags=np.ascontiguousarray(matches.flags[:1, :, kept]),
-    )
+    means = group_means(drawn, groups)
+    metrics = {name: means[:, 0, :, column] for column, name in enumerate(GROUP_METRICS)}
+    metrics |= {"AP50": means[:, 2, :, 0], "AP75": means[:, 3, :, 0]}
+    if whole:
+        metrics |= {name: means[:, 1, :, column] for column, name in enumerate(FIXED_METRICS)}
+    return Replicates(metrics, drawn[:, 0])

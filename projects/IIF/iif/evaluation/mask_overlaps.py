@@ -6,12 +6,12 @@ Equal to those of pycocotools: both divide the same two whole numbers.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections
 from iif.data.rle import RLEs
+from iif.kernels import kernel
 from iif.threads import in_threads, ranges
 
 
@@ -34,7 +34,8 @@ def mask_overlaps(
     counts, ends, areas = detections.rle.counts, detections.rle.ends, detections.mask_area
     masks = gt.rles(gt_rows)
     gt_areas, crowd = masks.areas(), gt.crowd[gt_rows]
-    runs, run_ends = _decoded(masks.counts, masks.ends)
+    runs, run_ends = np.empty(len(masks.counts), np.int64), np.empty(len(masks), np.int64)
+    _decode_all(masks.counts, masks.ends, runs, run_ends)
     most = int(np.diff(ends, prepend=0).max(initial=0))
 
     def overlaps(images: tuple[int, int]) -> tuple[NDArray, NDArray, NDArray]:
@@ -42,11 +43,12 @@ def mask_overlaps(
         size = int((number * np.diff(gt_offsets[images[0] : images[1] + 1])).sum())
         of, entries, iou = np.empty(size, np.int64), np.empty(size, np.int32), np.empty(size)
         scratch = np.empty(most + 1, np.int64)
-        found = _overlaps(
+        found = np.zeros(1, np.int64)
+        _overlaps(
             *images, by_image, image_offsets, wanted, counts, ends, areas, scratch, gt_rows,
-            gt_offsets, runs, run_ends, gt_areas, crowd, of, entries, iou,
+            gt_offsets, runs, run_ends, gt_areas, crowd, of, entries, iou, found,
         )  # fmt: skip
-        return of[:found].copy(), entries[:found].copy(), iou[:found].copy()
+        return of[: found[0]].copy(), entries[: found[0]].copy(), iou[: found[0]].copy()
 
     parts = in_threads(overlaps, ranges(image_offsets))
     of, entries, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -54,7 +56,7 @@ def mask_overlaps(
     return of[order], entries[order], iou[order]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _decode(counts: NDArray, start: int, end: int, out: NDArray, at: int) -> int:
     """Write where the pixels of 1 begin and end, in turn; return where in ``out`` they end.
 
@@ -85,19 +87,16 @@ def _decode(counts: NDArray, start: int, end: int, out: NDArray, at: int) -> int
     return at - number % 2
 
 
-@njit(cache=True, nogil=True)
-def _decoded(counts: NDArray, ends: NDArray) -> tuple[NDArray, NDArray]:
-    runs = np.empty(len(counts), np.int64)
-    run_ends = np.empty(len(ends), np.int64)
+@kernel
+def _decode_all(counts: NDArray, ends: NDArray, runs: NDArray, run_ends: NDArray) -> None:
     at = start = 0
     for i in range(len(ends)):
         at = _decode(counts, start, ends[i], runs, at)
         run_ends[i] = at
         start = ends[i]
-    return runs, run_ends
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _shared(a: NDArray, i: int, end: int, b: NDArray, j: int, other_end: int) -> int:
     """Return how many pixels two masks share, of which runs i to end and j to other_end."""
     shared = 0
@@ -113,10 +112,10 @@ def _shared(a: NDArray, i: int, end: int, b: NDArray, j: int, other_end: int) ->
     return shared
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _overlaps(  # type: ignore[no-untyped-def]
     first, end, by_image, image_offsets, wanted, counts, ends, areas, mask, gt_rows,
-    gt_offsets, runs, run_ends, gt_areas, crowd, of, entries, iou,
+    gt_offsets, runs, run_ends, gt_areas, crowd, of, entries, iou, number,
 ):  # fmt: skip
     found = 0
     for i in range(first, end):
@@ -139,4 +138,4 @@ def _overlaps(  # type: ignore[no-untyped-def]
                     entries[found] = gt_rows[g]
                     iou[found] = shared / union
                     found += 1
-    return found
+    number[0] = found

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
@@ -28,6 +27,7 @@ from iif.evaluation.overlaps import (
     has_area,
     selected,
 )
+from iif.kernels import kernel
 from iif.threads import in_threads, ranges
 
 MAX_DETECTIONS = 300
@@ -189,25 +189,36 @@ def beyond_caps(
     max_dets_per_category: int | None = None,
 ) -> NDArray[np.bool_]:
     """Return (D,) whether a cap of `match` leaves a detection out."""
+    score = detections.score
     beyond = np.zeros(len(detections), np.bool_)
-
-    def leave_out(rows: NDArray[np.int32], offsets: NDArray[np.int64], cap: int) -> None:
-        def leave_out_of(k: np.int64) -> None:
-            group = rows[offsets[k] : offsets[k + 1]]
-            beyond[group[_by_falling(detections.score[group], cap)[cap:]]] = True
-
-        in_threads(leave_out_of, np.flatnonzero(np.diff(offsets) > cap))
-
     if max_dets is not None and overlaps.exhaustive:
         num_classes = len(overlaps.category_offsets) - 1
-        beyond |= beyond_cell_cap(overlaps, detections, max_dets, num_classes)
+        beyond = beyond_cell_cap(overlaps, detections, max_dets, num_classes)
     elif max_dets is not None:
-        leave_out(overlaps.by_image, overlaps.image_offsets, max_dets)
+        beyond = beyond_group_cap(score, overlaps.by_image, overlaps.image_offsets, max_dets)
     if max_dets_per_category is not None:
-        leave_out(
-            *selected(overlaps.by_category, overlaps.category_offsets, ~beyond),
-            max_dets_per_category,
-        )
+        grouped = selected(overlaps.by_category, overlaps.category_offsets, ~beyond)
+        beyond |= beyond_group_cap(score, *grouped, max_dets_per_category)
+    return beyond
+
+
+def beyond_group_cap(
+    score: NDArray[np.float64], rows: NDArray[np.int32], offsets: NDArray[np.int64], cap: int
+) -> NDArray[np.bool_]:
+    """Return (D,) whether ``cap`` detections of the same group score higher, or as high before it.
+
+    Args:
+        score: (D,).
+        rows: detection rows by group; offsets: (groups + 1,) of the groups in them.
+        cap: how many of each group are left.
+    """
+    beyond = np.zeros(len(score), np.bool_)
+
+    def leave_out(group_at: np.int64) -> None:
+        group = rows[offsets[group_at] : offsets[group_at + 1]]
+        beyond[group[_by_falling(score[group], cap)[cap:]]] = True
+
+    in_threads(leave_out, np.flatnonzero(np.diff(offsets) > cap))
     return beyond
 
 
@@ -293,7 +304,7 @@ def match_rows(
     return flags
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _match(  # type: ignore[no-untyped-def]
     first, end, rows, offsets, image, boxes, starts, entries, ious, gt_rows, gt_offsets,
     gt_image, gt_boxes, crowd, ignored, thresholds, place, taken, same, same_iou,
@@ -362,7 +373,7 @@ def _match(  # type: ignore[no-untyped-def]
                         outcome[d] = _IGNORED if ignored[a, best] else _TP
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _classify(  # type: ignore[no-untyped-def]
     first, end, by_image, image_offsets, category, boxes, starts, entries, ious, gt_rows,
     gt_offsets, gt_boxes, gt_category, crowd, foreground, background, outcome, error_type,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
 from iif.data.annotations import Annotations
@@ -15,6 +14,7 @@ from iif.evaluation.matching import (
     TRUE_POSITIVE,
     Matches,
 )
+from iif.kernels import kernel
 from iif.threads import in_threads
 
 RECALL_THRESHOLDS = np.linspace(0.0, 1.0, 101)
@@ -23,6 +23,8 @@ _AP_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf")
 FIXED_METRICS = ("AP-fixed", "APr-fixed", "APc-fixed", "APf-fixed")
 # AP-fixed of Dave et al. (arXiv 2102.01066): the cap on a category's detections over the whole set.
 FIXED_DETECTIONS = 10_000
+# As in the official evaluator's division.
+_EPSILON = float(np.spacing(1.0))
 
 
 def recall_metric(max_dets: int | None, area: str = "") -> str:
@@ -117,7 +119,9 @@ def precision_and_recall(
             for in_area in matches.gt_in_area[:num_areas]
         ]
     ).astype(np.int64)
-    precision, recall = _precision_and_recall(
+    precision = np.full((*matches.flags[:num_areas].shape[:2], num_gt.shape[1]), np.nan)
+    recall = precision.copy()
+    _precision_and_recall(
         matches.flags[:num_areas],
         matches.category_offsets,
         matches.image,
@@ -125,6 +129,8 @@ def precision_and_recall(
         weights,
         num_gt,
         RECALL_THRESHOLDS,
+        precision,
+        recall,
     )
     return 100 * precision, 100 * recall
 
@@ -142,7 +148,9 @@ def mean_precision(
     recall = precision.copy()
 
     def walk(at: tuple[int, int]) -> None:
-        _walk(flags[at], offsets, num_gt[at[0]], RECALL_THRESHOLDS, precision[at], recall[at])
+        number = num_gt[at[0]]
+        scratch = np.empty(number.max(initial=0))
+        _walk(flags[at], offsets, number, RECALL_THRESHOLDS, scratch, precision[at], recall[at])
 
     in_threads(walk, np.ndindex(*flags.shape[:2]))
     return 100 * precision, 100 * recall
@@ -153,29 +161,29 @@ def _mean(values: NDArray[np.float64]) -> float | None:
     return float(defined.mean()) if len(defined) else None
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _walk(
     flags: NDArray,
     offsets: NDArray,
     num_gt: NDArray,
     recall_thresholds: NDArray,
+    precision: NDArray,
     mean: NDArray,
     highest: NDArray,
 ) -> None:
     """Write each category's mean interpolated precision and highest recall.
 
-    As `_mean_precision` does; without weights, precision is highest at true positives.
+    As `_mean_precision` does; without weights, precision is highest at true positives, of which
+    there are no more than objects. ``precision`` has room for as many.
     """
     for k in range(len(num_gt)):
         if num_gt[k] == 0:
             continue
-        # Precision at each true positive that can be one: no more than there are objects.
-        precision = np.empty(num_gt[k])
         tp, fp = 0, 0
         for v in range(offsets[k], offsets[k + 1]):
             if flags[v] == TRUE_POSITIVE:
                 tp += 1
-                precision[tp - 1] = tp / (fp + tp + np.spacing(1.0))
+                precision[tp - 1] = tp / (fp + tp + _EPSILON)
             fp += flags[v] == FALSE_POSITIVE
         highest[k] = tp / num_gt[k]
         threshold = len(recall_thresholds) - 1
@@ -192,14 +200,12 @@ def _walk(
         mean[k] = (total + (threshold + 1) * best) / len(recall_thresholds)
 
 
-@njit(cache=True)
+@kernel
 def _precision_and_recall(  # type: ignore[no-untyped-def]
-    flags, offsets, image, score, weights, num_gt, recall_thresholds,
+    flags, offsets, image, score, weights, num_gt, recall_thresholds, precision, recall,
 ):  # fmt: skip
     num_areas, num_thresholds, _ = flags.shape
     num_classes = len(offsets) - 1
-    precision = np.full((num_areas, num_thresholds, num_classes), np.nan)
-    recall = np.full((num_areas, num_thresholds, num_classes), np.nan)
     for a in range(num_areas):
         for t in range(num_thresholds):
             for k in range(num_classes):
@@ -216,10 +222,9 @@ def _precision_and_recall(  # type: ignore[no-untyped-def]
                     )
                     precision[a, t, k] = mean
                     recall[a, t, k] = highest
-    return precision, recall
 
 
-@njit(cache=True)
+@kernel
 def _mean_precision(  # type: ignore[no-untyped-def]
     flags, first, end, image, score, weights, num_gt, recall_thresholds,
 ):  # fmt: skip
@@ -250,7 +255,7 @@ def _mean_precision(  # type: ignore[no-untyped-def]
         turns, step = (weight, 1) if stop - start > 1 else (min(weight, 1), weight)
         for _ in range(turns):
             for v in range(stop - 1, start - 1, -1):
-                best = max(best, tp / (fp + tp + np.spacing(1.0)))
+                best = max(best, tp / (fp + tp + _EPSILON))
                 if flags[v] == TRUE_POSITIVE:
                     tp -= step
                 elif flags[v] == FALSE_POSITIVE:

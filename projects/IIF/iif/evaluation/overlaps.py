@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections, IouType
 from iif.errors import InputError
 from iif.evaluation.mask_overlaps import mask_overlaps
+from iif.kernels import kernel
 from iif.threads import in_threads, ranges
 
 
@@ -182,7 +182,7 @@ def _in_cells(
     return marked
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _mark(  # type: ignore[no-untyped-def]
     first, end, category, by_image, image_offsets, listed, listed_offsets, image_of, marked,
 ):  # fmt: skip
@@ -195,7 +195,7 @@ def _mark(  # type: ignore[no-untyped-def]
             marked[d] = image_of[category[d]] == i
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def box_iou(boxes: NDArray, d: int, gt_boxes: NDArray, g: int, crowd: bool) -> float:
     """Return the IoU of two boxes XYWH; of a crowd, the share of the detection that it covers."""
     # Operation by operation as bbIou of pycocotools: a different rounding could move an IoU

@@ -172,7 +172,7 @@ def evaluate_model(
     device: torch.device,
 ) -> dict[str, Any] | None:
     """Write result file and summary of ``detector`` on ``images`` into ``folder``."""
-    from iif.evaluation.evaluate import evaluate_files  # takes seconds: numba compiles
+    from iif.evaluation.evaluate import evaluate_files
     from iif.report.text import summary_text
 
     logger.info("Evaluating on %d images of %s", len(images), images.annotations.path)
