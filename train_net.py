@@ -7,7 +7,11 @@ python train_net.py --config-file configs/lvis_iif.yaml --num-gpus 8 [--baseline
 import argparse
 import sys
 import weakref
+from importlib.util import find_spec
 from typing import Any
+
+if find_spec("detectron2") is None:
+    sys.exit("Detectron2 is not installed: see README.md, Installation; iif train works without it")
 
 import detectron2.utils.comm as comm
 from detectron2 import engine
@@ -57,8 +61,8 @@ class Trainer(engine.DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Return the model, all but its classifier frozen when TRAIN_CLASSIFIER_ONLY says so."""
         model = super().build_model(cfg)
-        decoupled = cfg.MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY
-        return freeze_all_but_classifier(model) if decoupled else model
+        alone = cfg.MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY
+        return freeze_all_but_classifier(model) if alone else model
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on in the stream of images; a run killed in its last save makes that save again."""
@@ -70,9 +74,7 @@ class Trainer(engine.DefaultTrainer):
     def after_train(self) -> None:
         """Evaluate, but not where the training failed: other processes may wait elsewhere."""
         if self.iter >= self.max_iter:
-            self.iter: int = (
-                self.max_iter
-            )  # one more where a resumed training had nothing left to do
+            self.iter: int = self.max_iter  # a resumed training may have had nothing left to do
             super().after_train()
 
     @classmethod
@@ -117,9 +119,9 @@ def run(argv: list[str] | None = None) -> int:
 
     def launch_all() -> None:
         cfg = setup(args)
-        machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
+        where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
         with run_lock(args, cfg):
-            engine.launch(main, args.num_gpus, dist_url=args.dist_url, args=(args, cfg), **machines)
+            engine.launch(main, *where, (args, cfg))
 
     return exit_status(launch_all)
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from iif.statistics import ClassStatistics
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -135,6 +136,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> float:
+    """Return a finite number: the type of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
 def replicates(text: str) -> int:
     """Return a number of bootstrap replicates: the type of an argument."""
     if count(text) > MAX_REPLICATES:
@@ -163,10 +175,12 @@ GT = arg(
 )
 RESULTS = arg(
     "--results",
+    nargs="+",
     required=True,
     metavar="FILE",
     reads=itself,
-    help="detections in LVIS's submission format",
+    help="detections in LVIS's submission format, also compressed with gzip, or - for standard "
+    "input; several files are one run",
 )
 EXHAUSTIVE = arg(
     "--exhaustive",
@@ -184,7 +198,7 @@ TRAIN_JSON = arg(
 )
 NAMES = arg("--names", nargs="+", metavar="NAME", help="of all runs, the baseline first")
 RECALL = arg(
-    "--recall", type=float, default=0.5, help="recall to match, per category (default %(default)s)"
+    "--recall", type=number, default=0.5, help="recall to match, per category (default %(default)s)"
 )
 BOOTSTRAP = arg(
     "--bootstrap",
