@@ -69,15 +69,15 @@ class Run:
             self.model(batch)
 
 
-def timed(work: Callable[[], None], device: str) -> float:
+def timed(work: Callable[[Any], None], batch: Any, device: str) -> float:
     """Return the seconds of one call: on a CPU the process's own."""
     if device == "cpu":
         start = time.process_time()
-        work()
+        work(batch)
         return time.process_time() - start
     torch.cuda.synchronize()
     start = time.perf_counter()
-    work()
+    work(batch)
     torch.cuda.synchronize()
     return time.perf_counter() - start
 
@@ -91,7 +91,7 @@ def ratios(
         work(batches[0])
     found = []
     for turn, batch in enumerate(batches):
-        seconds = {i: timed(lambda i=i: both[i](batch), device) for i in (turn % 2, 1 - turn % 2)}
+        seconds = {i: timed(both[i], batch, device) for i in (turn % 2, 1 - turn % 2)}
         found.append(seconds[1] / seconds[0])
     low, middle, high = statistics.quantiles(found, n=4)
     return {"ratio": round(middle, 3), "low": round(low, 3), "high": round(high, 3)}

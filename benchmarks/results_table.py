@@ -2,7 +2,7 @@
 
     python benchmarks/results_table.py --jobs 2                    # 40 categories, on a CPU
     python benchmarks/results_table.py --size large --num-gpus 8   # 1,203 categories, 512 px, R50
-    python benchmarks/results_table.py --table-only                # the page, of the rows that exist
+    python benchmarks/results_table.py --table-only                # the page alone
 
 Each finished run leaves a row, a small JSON file in --rows; the page is written from these alone. A
 run whose row exists is not done again, an interrupted one goes on from its last checkpoint. Rows of
