@@ -21,7 +21,8 @@ Rows = Mapping[str, Sequence[Row]]
 METRICS = ("AP", "APr", "APc", "APf")
 SOFTMAX = "softmax"
 IMAGE = "results.png"
-READING = "reading.md"
+# Words of a person, beside the rows: what they mean, and how they are run.
+READING, RUNNING = "reading.md", "running.md"
 README_ROWS = (SOFTMAX, SAMPLED, "IIF raw", "IIF raw, repeat-factor sampling", "decoupled IIF raw")
 # Beside the rows with repeat-factor sampling, those that are compared with sampling alone.
 RIVALS = (SOFTMAX, "IIF raw", "decoupled IIF raw")
@@ -106,10 +107,17 @@ def page(size: Size, rows: Rows) -> str:
                 f"Federated loss: {size.federated_classes} classes an iteration. FASA: without "
                 "adaptation of its chances, which would hold training images out. Seesaw: with "
                 "the linear classifier.",
+                *(
+                    ["AP-fixed is AP in every row: no cap on detections leaves one out."]
+                    if fixed_is_plain(rows)
+                    else []
+                ),
                 *machines(rows),
                 *missing(size, rows),
             )
         ),
+        "## To run it",
+        (size.rows.parent / RUNNING).read_text().strip(),
         "## The target: the authors' figures on LVIS v1",
         "Mask AP of Mask R-CNN R50-FPN as the IIF paper publishes it; **not measured here**.",
         markdown_table(("setting", *METRICS), PUBLISHED),
@@ -118,25 +126,29 @@ def page(size: Size, rows: Rows) -> str:
 
 
 def ap_table(rows: Rows, iou_type: str) -> str:
-    """Return AP by frequency, AP-fixed, and the differences to softmax."""
-    header = [
-        "method",
-        "seeds",
-        *METRICS,
-        "AP-fixed",
-        *(f"{m} less softmax's" for m in METRICS[:2]),
-    ]
+    """Return AP by frequency, AP-fixed where it is another, and the differences to softmax."""
+    columns = [*METRICS, *([] if fixed_is_plain(rows) else ["AP-fixed"])]
+    header = ["method", "seeds", *columns, *(f"{m} less softmax's" for m in METRICS[:2])]
     cells = [
         [
             name,
             str(len(of)),
-            *(spread(row.metric(iou_type, metric) for row in of) for metric in METRICS),
-            spread(row.metric(iou_type, "AP-fixed") for row in of),
+            *(spread(row.metric(iou_type, metric) for row in of) for metric in columns),
             *(compared(rows, name, SOFTMAX, iou_type, metric) for metric in METRICS[:2]),
         ]
         for name, of in rows.items()
     ]
     return markdown_table(header, cells)
+
+
+def fixed_is_plain(rows: Rows) -> bool:
+    """Return whether AP-fixed is AP in every row: no cap on detections leaves one out."""
+    return all(
+        row.metric(iou_type, "AP-fixed") == row.metric(iou_type, "AP")
+        for of in rows.values()
+        for row in of
+        for iou_type in IOU_NAMES
+    )
 
 
 def recall_table(rows: Rows) -> str:

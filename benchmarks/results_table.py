@@ -23,6 +23,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,9 +323,19 @@ def main() -> None:
     parser.add_argument(
         "--prune", action="store_true", help="remove models that no other row starts from"
     )
+    parser.add_argument(
+        "--images",
+        type=int,
+        nargs=2,
+        metavar=("TRAIN", "VAL"),
+        help="of a smaller data set, for a trial: name --output, --rows and --page too",
+    )
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE for all runs")
     args = parser.parse_args()
     size = SIZES[args.size]
+    if args.images:
+        data = replace(size.data, train=args.images[0], val=args.images[1])
+        size = replace(size, data=data)
     folder = args.rows or size.rows
     if args.list:
         print("\n".join(method.name for method in methods(size)))
@@ -341,16 +352,19 @@ def main() -> None:
         write_page(args.page, size, load_rows(folder, folders))
         return
 
-    experiment = Experiment(
-        size,
-        args.output,
-        folder,
-        opts=[part for part in args.opts if part != "--"],
-        num_gpus=args.num_gpus,
-        jobs=args.jobs,
-        cost_seed=args.seeds[0],
-        prune=args.prune,
-    )
+    try:
+        experiment = Experiment(
+            size,
+            args.output,
+            folder,
+            opts=[part for part in args.opts if part != "--"],
+            num_gpus=args.num_gpus,
+            jobs=args.jobs,
+            cost_seed=args.seeds[0],
+            prune=args.prune,
+        )
+    except InputError as error:
+        sys.exit(str(error))
     with ThreadPoolExecutor(args.jobs) as pool:
         jobs = {
             pool.submit(experiment.finish, method, seed): f"seed {seed}: {method.name}"

@@ -158,6 +158,17 @@ def test_the_tables_have_means_spreads_differences_and_shares(benchmark):
     assert "| softmax | box APr | - | - |" in found
 
 
+def test_ap_fixed_has_a_column_where_it_is_not_ap(benchmark):
+    size = benchmark.rows.SIZES["small"]
+    row = made_row(benchmark)
+    assert "AP-fixed |" in benchmark.page.page(size, {"softmax": [row]})
+    for metrics in row.content["metrics"].values():
+        metrics["AP-fixed"] = metrics["AP"]
+    text = benchmark.page.page(size, {"softmax": [row]})
+    assert "AP-fixed |" not in text
+    assert "- AP-fixed is AP in every row" in text
+
+
 def test_a_single_seed_settles_nothing(benchmark):
     rows = {"softmax": [made_row(benchmark)], "IIF raw": [made_row(benchmark, ap=20.0)]}
     assert "IIF raw" not in benchmark.page.verdicts(rows)
