@@ -199,26 +199,33 @@ def cost_table(rows: Rows) -> str:
         chosen = ", ".join(f"{found['value']:g}" for found in tuned)
         training = inference = "-"
         if costs:
-            inference = f"{costs[0]['inference']['ratio']:.2f}"
-            training = f"{training_cost(of[0].content['recipe']['how'], costs[0]):.2f}"
+            inference = quartiles(costs[0]["inference"])
+            training = training_cost(of[0].content["recipe"]["how"], costs[0])
         values = f"{tuned[0]['option']} {chosen}" if tuned else ""
         cells.append([name, training, inference, values])
     table = markdown_table(("method", "training", "inference", "chosen, by seed"), cells)
     return (
         f"{table}\n\nA step of training and the inference of an image, of the whole network with "
-        "masks, as ratios to softmax: medians, processor time, both models in turn. Softmax "
-        "against itself shows the scatter. Training counts what a row starts from: a decoupled "
+        "masks, as ratios to softmax: medians with quartiles, processor time, both models in turn. "
+        "Softmax against itself shows the scatter. Training counts what a row starts from: a decoupled "
         "row is the softmax run and its own third, a post-hoc one the softmax run alone, the "
         "choice of its value left out (a second run)."
     )
 
 
-def training_cost(how: str, cost: Mapping[str, Mapping[str, float]]) -> float:
+def training_cost(how: str, cost: Mapping[str, Mapping[str, float]]) -> str:
     """Return the cost of a row's training, that of its start included; softmax's is 1."""
     if how == "post-hoc":
-        return 1.0
-    step = cost["training step"]["ratio"]
-    return 1 + step / DECOUPLED if how == "decoupled" else step
+        return "1"
+    step = cost["training step"]
+    if how == "decoupled":
+        return quartiles({key: 1 + value / DECOUPLED for key, value in step.items()})
+    return quartiles(step)
+
+
+def quartiles(of: Mapping[str, float]) -> str:
+    """Return a median with its quartiles."""
+    return f"{of['ratio']:.2f} ({of['low']:.2f} to {of['high']:.2f})"
 
 
 def verdicts(rows: Rows) -> str:
@@ -325,11 +332,10 @@ def plot(rows: Rows) -> Figure:
         panel.tick_params(axis="y", length=0)
     axes[0].set_yticks(range(len(rows)), list(rows))
     axes[0].invert_yaxis()
-    axes[1].legend(
+    figure.legend(
         [Line2D([], [], color=color, lw=2) for color in GROUP_COLORS.values()],
         [GROUP_LABELS[group] for group in GROUP_COLORS],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.04),
+        loc="outside lower center",
         ncols=len(GROUP_COLORS),
         frameon=False,
     )

@@ -185,9 +185,10 @@ def test_the_picture_has_a_dot_for_each_seed(benchmark):
 
 
 def test_costs_count_the_start(benchmark):
-    cost = {"training step": {"ratio": 0.3}, "inference": {"ratio": 1.25}}
+    one = {"ratio": 1.0, "low": 0.9, "high": 1.1}
+    cost = {"training step": {"ratio": 0.3, "low": 0.24, "high": 0.36}, "inference": one}
     decoupled = {"recipe": {"how": "decoupled"}, "cost": cost}
-    post_hoc = {"recipe": {"how": "post-hoc"}, "cost": {"inference": {"ratio": 1.0}}}
+    post_hoc = {"recipe": {"how": "post-hoc"}, "cost": {"inference": one}}
     tuned = [{"option": "tau", "value": value} for value in (0.5, 1.0)]
     rows = {
         "one": [made_row(benchmark, **decoupled)],
@@ -195,8 +196,8 @@ def test_costs_count_the_start(benchmark):
         "three": [made_row(benchmark)],
     }
     found = cells(benchmark.page.cost_table(rows))
-    assert found["one"] == ["1.10", "1.25", ""]
-    assert found["two"] == ["1.00", "1.00", "tau 0.5, 1"]
+    assert found["one"] == ["1.10 (1.08 to 1.12)", "1.00 (0.90 to 1.10)", ""]
+    assert found["two"] == ["1", "1.00 (0.90 to 1.10)", "tau 0.5, 1"]
     assert found["three"] == ["-", "-", ""]
 
 
