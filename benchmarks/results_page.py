@@ -207,9 +207,9 @@ def cost_table(rows: Rows) -> str:
     return (
         f"{table}\n\nA step of training and the inference of an image, of the whole network with "
         "masks, as ratios to softmax: medians with quartiles, processor time, both models in turn. "
-        "Softmax against itself shows the scatter. Training counts what a row starts from: a decoupled "
-        "row is the softmax run and its own third, a post-hoc one the softmax run alone, the "
-        "choice of its value left out (a second run)."
+        "Softmax against itself shows the scatter. Training counts what a row starts from: a "
+        "decoupled row is the softmax run and its own third, a post-hoc one the softmax run "
+        "alone, the choice of its value left out (a second run)."
     )
 
 
