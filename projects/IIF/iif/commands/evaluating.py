@@ -9,6 +9,7 @@ from iif.commands.arguments import (
     BOOTSTRAP,
     EXHAUSTIVE,
     FILE,
+    GROUPS,
     GT,
     HTML,
     NAMES,
@@ -77,6 +78,7 @@ def compare(args: Namespace) -> None:
     classification.
     """
     from iif.classification import reports
+    from iif.data.groups import given_limits
 
     if reports.compare(args):
         return
@@ -94,6 +96,7 @@ def compare(args: Namespace) -> None:
         bootstrap=args.bootstrap,
         seed=args.seed,
         recall=args.recall,
+        group_limits=given_limits(args.groups),
     )
     if args.output:
         pipelines.save_comparison(comparison, args.output)
@@ -108,13 +111,20 @@ def compare(args: Namespace) -> None:
 
 def compare_seeds(args: Namespace) -> None:
     """Compare methods whose runs have equal names: their seeds."""
+    from iif.data.groups import given_limits
     from iif.evaluation.seeds import compare_seeds
     from iif.report.seeds import save_seeds, seeds_text
 
     if args.html:
         raise InputError("a comparison of several seeds a method has no page, only text and JSON")
     runs = [args.baseline, *args.runs]
-    found = compare_seeds(runs, args.names, bootstrap=args.bootstrap, seed=args.seed)
+    found = compare_seeds(
+        runs,
+        args.names,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        group_limits=given_limits(args.groups),
+    )
     if args.output:
         save_seeds(found, args.output)
     print(seeds_text(found))
@@ -163,6 +173,7 @@ command(
     ),
     EXHAUSTIVE,
     TRAIN_JSON,
+    GROUPS,
 )
 command(
     "compare",
@@ -188,6 +199,7 @@ command(
     ),
     HTML,
     RECALL,
+    GROUPS,
     BOOTSTRAP,
     SEED,
 )

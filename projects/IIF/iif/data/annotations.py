@@ -21,12 +21,12 @@ from iif.data.annotation_file import (
     rows_of,
 )
 from iif.data.boxes import warn_of_areas, warn_of_corners
+from iif.data.groups import GROUPS, GroupLimits
 from iif.data.masks import is_polygon, polygon_fault
 from iif.data.rle import RLEs
 from iif.errors import InputError
 
 _LVIS = "an LVIS-format annotation file"
-_GROUPS = ("r", "c", "f")
 
 
 class TrainingCounts(Protocol):
@@ -39,6 +39,10 @@ class TrainingCounts(Protocol):
     @property
     def groups(self) -> NDArray[np.str_]:
         """(K,) "r", "c" or "f"."""
+
+    @property
+    def group_limits(self) -> GroupLimits | None:
+        """The limits between the groups, where they are known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +60,7 @@ class Annotations:
         category_ids: (K,) int64, ascending.
         category_names: K names.
         groups: (K,) "r", "c" or "f"; "" for all of a COCO-format file without training counts.
+        group_limits: between the groups, where they were counted; None where the file names them.
         image_count: (K,) int64 training images that show the category; -1 not known.
         ann_ids: (G,) int64.
         ann_image, ann_category: (G,) int32 rows.
@@ -95,6 +100,7 @@ class Annotations:
     not_exhaustive: NDArray[np.int32]
     exhaustive: bool
     attribution: str = ""
+    group_limits: GroupLimits | None = None
     _rles: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def image_row(self, ids: ArrayLike) -> NDArray[np.int64]:
@@ -166,7 +172,7 @@ def load_annotations(
             ``statistics``, ``frequency`` of each category.
         masks: require a segmentation of each annotation, and give access to them.
         statistics: the training set's counts. They fill ``image_count`` and, when
-            ``exhaustive``, the frequency groups.
+            ``exhaustive`` or with limits that the user gave, the frequency groups.
 
     Raises:
         InputError: the file is missing, not JSON (cut off), lacks a key, has an id twice or an
@@ -188,7 +194,7 @@ def load_annotations(
             "verified in it (neg_category_ids), so its annotation is not exhaustive: leave the "
             "choice to the file's content"
         )
-    groups, image_count = _groups(content, exhaustive, statistics)
+    groups, limits, image_count = _groups(content, exhaustive, statistics)
     image_sizes = content.image_sizes()
     warn_of_areas(content.path, content.area)
     warn_of_corners(content.path, content.bbox, content.ann_image, image_sizes)
@@ -215,6 +221,7 @@ def load_annotations(
         not_exhaustive=_pairs(content, "not_exhaustive_category_ids"),
         exhaustive=exhaustive,
         attribution=content.attribution,
+        group_limits=limits,
     )
 
 
@@ -236,13 +243,17 @@ def _require_lvis_keys(content: AnnotationFile) -> None:
 
 def _groups(
     content: AnnotationFile, exhaustive: bool, training: TrainingCounts | None
-) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Return the (K,) groups, "" where a COCO-format file has none, and the training counts."""
+) -> tuple[NDArray[np.str_], GroupLimits | None, NDArray[np.int64]]:
+    """Return the (K,) groups, "" where a COCO-format file has none, their limits, and the counts.
+
+    A file in LVIS's format names the groups itself, unless the user gave other limits.
+    """
     source, categories = content.path, content.categories
     image_count = np.array(
         [-1 if c.image_count is None else c.image_count for c in categories], dtype=np.int64
     )
     groups = [category.frequency for category in categories]
+    limits = None
     if training is not None:
         rows = rows_of(training.ids, content.category_ids)
         if (rows < 0).any():
@@ -253,25 +264,28 @@ def _groups(
                 "same data set"
             )
         image_count = training.image_count[rows].astype(np.int64)
-        counted = training.groups[rows].tolist()
-        groups = [
-            own if own is not None and not exhaustive else other
-            for own, other in zip(groups, counted, strict=True)
-        ]
-    if exhaustive and None in groups:
-        return np.full(len(groups), "", dtype="<U1"), image_count
+        given = training.group_limits is not None and training.group_limits.rule == "given"
+        if exhaustive or given or None in groups:
+            limits = training.group_limits
+            counted = training.groups[rows].tolist()
+            groups = [
+                other if exhaustive or given or own is None else own
+                for own, other in zip(groups, counted, strict=True)
+            ]
+    if exhaustive and not all(groups):
+        return np.full(len(groups), "", dtype="<U1"), None, image_count
     for category, group in zip(categories, groups, strict=True):
         if group is None:
             raise InputError(
                 f"{source}: category {category.id} has no frequency (r, c or f); give the "
                 "training annotations to count it from"
             )
-        if group not in _GROUPS:
+        if group not in GROUPS:
             raise InputError(
                 f'{source}: frequency of category {category.id} is {group!r}; it must be "r" '
                 '(rare), "c" (common) or "f" (frequent)'
             )
-    return np.array(groups, dtype="<U1"), image_count
+    return np.array(groups, dtype="<U1"), limits, image_count
 
 
 def _pairs(content: AnnotationFile, key: str) -> NDArray[np.int32]:

@@ -20,7 +20,7 @@ from iif.data.fractal import box_counting_dimension
 from iif.errors import InputError
 from iif.files import read_json, write_json
 
-_CACHE_FORMAT = "iif-class-counts/3"
+_CACHE_FORMAT = "iif-class-counts/4"
 
 
 class Counts(msgspec.Struct):
@@ -37,6 +37,7 @@ class Counts(msgspec.Struct):
     fractal_dimension: list[float] | None
     # Images beyond the first of each file name: the same one under several ids.
     repeated_images: int
+    federated: bool  # whether the file is in LVIS's format
 
 
 class _Cache(msgspec.Struct):
@@ -90,6 +91,7 @@ def _count(path: str | os.PathLike[str]) -> Counts:
         declared_image_count=[category.image_count for category in content.categories],
         fractal_dimension=_fractal_dimension(content),
         repeated_images=_repeated_images(content),
+        federated=content.federated,
     )
 
 

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif import layout
+from iif.data.groups import GroupLimits
 from iif.data.results import IOU_TYPES
 from iif.errors import InputError
 from iif.evaluation.at_recall import Interval as Interval
 from iif.evaluation.at_recall import RecallRow, recall_rows
 from iif.evaluation.bootstrap import percentile_interval, weighted_average_precision
 from iif.evaluation.conditions import Conditions, refuse_differences
+from iif.evaluation.grouping import alike_grouped
 from iif.evaluation.intervals import Replicates, replicate_metrics, within_fixed_cap
 from iif.evaluation.matches_file import load_evaluated
 from iif.evaluation.matching import MAX_DETECTIONS, Matches
@@ -95,7 +97,7 @@ class CategoryRow:
 
     Attributes:
         id, name: the category.
-        group: "r", "c" or "f".
+        group: "r", "c" or "f"; "" without groups.
         image_count: training images that contain it; None when unknown.
         num_gt: ground-truth instances in the evaluated set.
         ap: IoU type -> (runs,) AP.
@@ -130,6 +132,8 @@ class Comparison:
         seed: of the bootstrap.
         at_recall: the runs at equal recall, a row for each IoU type and group; empty where the
             matches are missing.
+        group_limits: between rare, common and frequent categories, where they were counted; None
+            where the annotation file names the groups, or there are none.
     """
 
     runs: list[RunInfo]
@@ -142,6 +146,7 @@ class Comparison:
     seed: int
     max_dets: int | None = MAX_DETECTIONS
     at_recall: list[RecallRow] = field(default_factory=list)
+    group_limits: GroupLimits | None = None
 
     @property
     def names(self) -> list[str]:
@@ -175,6 +180,7 @@ def compare(
     bootstrap: int = 1000,
     seed: int = 0,
     recall: float = 0.5,
+    group_limits: GroupLimits | None = None,
 ) -> Comparison:
     """Compare evaluated runs; the first is the baseline. One run alone has no differences.
 
@@ -185,6 +191,8 @@ def compare(
         bootstrap: replicates behind the 95% intervals, 0 for none.
         seed: of the bootstrap.
         recall: at which false positives are compared.
+        group_limits: between rare, common and frequent categories; by default those of the runs.
+            Runs whose groups differ are compared without them.
 
     Raises:
         InputError: the recall is out of range, a summary is missing or malformed, two runs were
@@ -200,7 +208,10 @@ def compare(
     # Each pair: settings that the baseline does not know can still differ between later runs.
     for one, other in combinations(conditions, 2):
         refuse_differences(one, other)
+    summaries, group_notes = alike_grouped(pairs, group_limits)
+    pairs = list(zip(labels, summaries, strict=True))
     iou_types, notes = common_iou_types(pairs)
+    notes += group_notes
     if len(pairs) > 1:
         notes += _setting_notes(pairs) + _same_results_notes(pairs)
 
@@ -256,6 +267,7 @@ def compare(
         seed=seed,
         max_dets=max_dets,
         at_recall=at_recall,
+        group_limits=summaries[0].evaluation.group_limits,
     )
 
 

@@ -26,7 +26,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         sha256: of the annotation file.
         num_images: images in it.
         category_ids: (K,) ascending.
-        groups: (K,) "r", "c" or "f".
         exhaustive: whether every category was verified in every image.
         max_dets: the cap on an image's detections.
         iou_thresholds: of the evaluation.
@@ -39,7 +38,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     num_images: int
     category_ids: tuple[int, ...]
-    groups: tuple[str, ...]
     exhaustive: bool
     max_dets: int | None
     iou_thresholds: tuple[float, ...]
@@ -63,7 +61,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
             sha256=dataset.sha256,
             num_images=dataset.num_images,
             category_ids=tuple(category.id for category in summary.per_category),
-            groups=tuple(category.group for category in summary.per_category),
             exhaustive=dataset.exhaustive,
             max_dets=evaluation.max_dets,
             iou_thresholds=tuple(evaluation.iou_thresholds),
@@ -91,7 +88,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
             sha256=gt.sha256,
             num_images=len(gt.image_ids),
             category_ids=tuple(gt.category_ids.tolist()),
-            groups=tuple(gt.groups.tolist()),
             exhaustive=gt.exhaustive,
             max_dets=MAX_DETECTIONS,
             iou_thresholds=tuple(IOU_THRESHOLDS.round(2).tolist()),
@@ -129,9 +125,6 @@ def refuse_differences(one: tuple[str, Conditions], other: tuple[str, Conditions
     check("the number of categories", len(a.category_ids), len(b.category_ids), remedy)
     if a.category_ids != b.category_ids:
         raise InputError(f"{refused}: category ids differ; {remedy}")
-    remedy = "evaluate both with the counts of the same training annotations"
-    for category, group_a, group_b in zip(a.category_ids, a.groups, b.groups, strict=True):
-        check(f"the frequency group of category {category}", group_a, group_b, remedy)
     remedy = "evaluate both in the same way"
     check("exhaustive annotation", a.exhaustive, b.exhaustive, remedy)
     check("max_dets", a.max_dets, b.max_dets, remedy)

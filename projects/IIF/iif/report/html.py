@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from iif.data.groups import LVIS_LIMITS
 from iif.errors import InputError
 from iif.evaluation.compare import Comparison
 from iif.evaluation.false_positives import ERROR_TYPES, FalsePositiveAnalysis
@@ -19,7 +20,13 @@ from iif.files import atomic_write, versions
 from iif.report import page_charts, sections
 from iif.report.crops import Crop
 from iif.report.crops_payload import CropLinks, crops_payload
-from iif.report.labels import CHANGE_LABELS, GROUP_LABELS, OUTCOME_LABELS, OUTCOME_NAMES
+from iif.report.labels import (
+    CHANGE_LABELS,
+    GROUP_LABELS,
+    OUTCOME_LABELS,
+    OUTCOME_NAMES,
+    groups_sentence,
+)
 from iif.report.page import page_sections
 from iif.report.palette import DASHED, GROUP_COLORS, OUTCOME_COLORS, RUN_COLORS
 from iif.report.run_details import RunDetails
@@ -116,6 +123,8 @@ def _page(report: Report) -> dict[str, Any]:
         "change_labels": CHANGE_LABELS,
         "group_colors": GROUP_COLORS,
         "group_labels": GROUP_LABELS,
+        "group_limits": (comparison and comparison.group_limits) or LVIS_LIMITS,
+        "groups_sentence": groups_sentence(comparison and comparison.group_limits),
         "metrics": sections.metric_tables(comparison) if comparison is not None else [],
         "analyses": [sections.false_positive_view(a, links) for a in report.analyses],
         "crop_link": links,
