@@ -208,7 +208,12 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         Raises:
             InputError: the statistics cannot be used.
         """
-        return build_method(self.method, statistics, self.options.get(self.method))
+        return build_method(
+            self.method,
+            statistics,
+            self.options.get(self.method),
+            written=lambda option, value: f"{self.method}.{option}={value}",
+        )
 
     @property
     def fasa(self) -> FasaOptions:
