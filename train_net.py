@@ -7,7 +7,11 @@ python train_net.py --config-file configs/lvis_iif.yaml --num-gpus 8 [--baseline
 import argparse
 import sys
 import weakref
+from importlib.util import find_spec
 from typing import Any
+
+if find_spec("detectron2") is None:
+    sys.exit("Detectron2 is not installed: see README.md, Installation; iif train works without it")
 
 import detectron2.utils.comm as comm
 from detectron2 import engine
@@ -70,9 +74,8 @@ class Trainer(engine.DefaultTrainer):
     def after_train(self) -> None:
         """Evaluate, but not where the training failed: other processes may wait elsewhere."""
         if self.iter >= self.max_iter:
-            self.iter: int = (
-                self.max_iter
-            )  # one more where a resumed training had nothing left to do
+            # One more where a resumed training had nothing left to do.
+            self.iter: int = self.max_iter
             super().after_train()
 
     @classmethod

@@ -20,7 +20,7 @@ FLOORS = (
     ("data",),
     ("statistics",),
     ("methods", "evaluation"),
-    ("augmentation",),
+    ("augmentation", "settings"),
     ("report",),
     ("tuning",),
     ("d2", "tv", "classification"),

@@ -53,8 +53,8 @@ class TestConfig:
             TrainConfig(options={"iif": {"variant": "row"}})
         with pytest.raises(InputError, match="options has 'fii'; methods with options: iif"):
             TrainConfig(options={"fii": {}})
-        with pytest.raises(InputError, match="'speed' is no training setting"):
-            TrainConfig.from_dict({"speed": 3})
+        with pytest.raises(InputError, match="'zzz' is no setting; the settings are method, model"):
+            TrainConfig.from_dict({"zzz": 3})
 
     def test_a_new_method_is_known_without_another_line(self, monkeypatch):
         class NewOptions(Options, frozen=True, kw_only=True):
@@ -82,22 +82,30 @@ class TestConfig:
             ("iif.strength=much", r"iif\.strength is 'much'"),
             ("iif.varant=raw", r"method iif has no option iif\.varant; it has iif\.variant"),
             ("iif=3", "iif is 3; it must hold options of the method by name"),
-            ("none.variant=raw", "'none.variant=raw' sets no training setting"),
-            ("options={}", "'options={}' sets no training setting"),
-            ("variant=base10", r"variant is now iif\.variant; write iif\.variant=base10"),
-            ("variant=none", r"variant is now iif\.variant; write method=none"),
-            ("count_by=instance", r"count_by is now iif\.count_by"),
-            ("zero_count=clamp", r"zero_count is now iif\.zero_count"),
-            ("nonpositive=clamp", r"nonpositive is now iif\.nonpositive"),
-            ("iterations=0", "iterations is 0; it must be above 0"),
-            ("seed=-1", "seed is -1; it must be 0 or more"),
-            ("nms_threshold=1.5", "nms_threshold is 1.5; it must be from 0 to 1"),
-            ("min_size=[]", "min_size"),
-            ("clip_gradients=0", "clip_gradients is 0.0; it must be above 0"),
+            ("none.variant=raw", r"'none\.variant' is no setting; did you mean iif\.variant\?"),
+            ("options={}", "'options' is no setting"),
+            ("variant=base10", r"'variant' is no setting; did you mean iif\.variant\?"),
+            (
+                "zero_count=clamp",
+                r"did you mean iif\.zero_count or logit_adjustment\.zero_count or",
+            ),
+            ("iterations=0", "iterations is 0; it must be a whole number, above 0"),
+            ("seed=-1", "seed is -1; it must be a whole number, 0 or more"),
+            (
+                "nms_threshold=1.5",
+                r"nms_threshold is 1\.5; it must be a number, 0 or more, at most 1",
+            ),
+            (
+                "min_size=[]",
+                r"min_size is \[\]; it must be a list of values, each a whole number, 1 or",
+            ),
+            ("clip_gradients=0", "clip_gradients is 0; it must be a number, above 0; or null"),
             ("workers=2", "cache_images keeps images"),
-            ("iterations=many", "training settings: .*iterations"),
-            ("speed=1", "'speed=1' sets no training setting; write KEY=VALUE"),
-            ("iterations", "'iterations' sets no training setting"),
+            ("iterations=many", "iterations is 'many'; it must be a whole number, above 0"),
+            ("base_lrr=1", r"'base_lrr' is no setting; did you mean base_lr\?"),
+            ("base_lr=NaN", "base_lr is 'NaN'; it must be a number, above 0"),
+            ("flip=yes", "flip is 'yes'; it must be true or false"),
+            ("iterations", "'iterations' sets nothing; write KEY=VALUE"),
         ],
     )
     def test_wrong_values(self, assignment, message):
@@ -126,7 +134,7 @@ class TestCommandLine:
         [
             ([], "--json is missing"),
             (["--eval-only"], "--eval-only needs --val-json"),
-            (["--json", "x.json", "speed=1"], "sets no training setting"),
+            (["--json", "x.json", "speed=1"], "'speed' is no setting"),
             (["--json", "x.json"], r"x\.json: no such file"),
         ],
     )

@@ -1,17 +1,15 @@
-"""The ``iif`` command: its parser, and how faults are told; `iif.commands` has what it does."""
+"""The ``iif`` command: how faults are told; `iif.commands` has the parser and what it does."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from inspect import cleandoc
-from typing import Any
 
 from iif.commands import COMMANDS
-from iif.commands.arguments import ONE_OF, check_outputs, inputs_of
+from iif.commands.arguments import check_outputs, inputs_of
+from iif.commands.parser import parse
 from iif.errors import InputError
 from iif.files import os_error_text
 from iif.outputs import protect
@@ -39,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"iif: warning: {message}\n"
     # Detectron2 and torchvision script functions while they are imported; a user cannot change it.
     warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
-    args = build_parser().parse_args(argv)
+    args = parse(sys.argv[1:] if argv is None else argv)
     command = COMMANDS[args.command]
     try:
         command.check(args)
@@ -67,31 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"iif {args.command}: interrupted; {command.after_interrupt}", file=sys.stderr)
         return 130
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the ``iif`` command with all of its sub-commands."""
-    parser = argparse.ArgumentParser(
-        prog="iif",
-        description="Inverse Image Frequency for long-tailed instance segmentation.",
-    )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        description = cleandoc(command.run.__doc__ or name)
-        summary = description.splitlines()[0].rstrip(".")
-        subparser = subparsers.add_parser(
-            name, help=summary[0].lower() + summary[1:], description=description
-        )
-        groups: dict[str | None, Any] = {None: subparser}
-        for argument in command.arguments:
-            if argument.group not in groups:
-                groups[argument.group] = (
-                    subparser.add_mutually_exclusive_group()
-                    if argument.group == ONE_OF
-                    else subparser.add_argument_group(argument.group)
-                )
-            groups[argument.group].add_argument(*argument.flags, **argument.options)
-    return parser
 
 
 if __name__ == "__main__":

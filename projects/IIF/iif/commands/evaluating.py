@@ -1,4 +1,4 @@
-"""Sub-commands that evaluate and compare: evaluate, compare."""
+"""Evaluate and compare: evaluate, compare."""
 
 from __future__ import annotations
 

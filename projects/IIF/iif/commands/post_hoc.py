@@ -1,4 +1,4 @@
-"""Sub-commands for trained models: fold, moments, tune."""
+"""Methods on a trained model: tune, moments, fold."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from iif.commands.arguments import (
     RECALL,
     arg,
     count,
+    number,
     output,
     require_detectron2,
     require_torchvision,
@@ -231,7 +232,7 @@ command(
     ),
     arg(
         "--momentum",
-        type=float,
+        type=number,
         help="running moments, as batch normalisation keeps them (the authors': 5e-5 or 1e-4; "
         "default: exact ones)",
     ),
@@ -253,13 +254,13 @@ command(
     arg("--dataset", metavar="NAME", help="default: the first of DATASETS.TRAIN"),
     arg(
         "--fraction",
-        type=float,
+        type=number,
         help="the part of the images to use (default: DATASETS.HELD_OUT of the configuration, or "
         "0.1 where nothing was held out)",
     ),
     arg(
         "--values",
-        type=float,
+        type=number,
         nargs="+",
         metavar="V",
         help="the values to try (default: those that the method proposes; not with --all)",

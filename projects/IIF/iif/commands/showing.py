@@ -1,4 +1,4 @@
-"""Sub-commands that show what runs do: false-positives, report."""
+"""Look at runs: report, false-positives."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ command(
     arg(
         "--image-id",
         action="append",
-        type=int,
+        type=count,
         help="draw this image; repeat for more",
         group="pictures",
     ),

@@ -1,4 +1,4 @@
-"""Sub-commands that train and use what was trained: train, classify, predict, quickstart."""
+"""Train, and use what was trained: quickstart, train, classify, predict."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from iif.commands.arguments import (
     count,
     itself,
     model_files,
+    number,
     output,
     require_torchvision,
     settings_or_run,
     unless_own,
 )
 from iif.commands.command import command
+from iif.commands.settings import settings_text
 from iif.errors import InputError
 
 
@@ -189,8 +191,9 @@ command(
         reads=unless_own,
         help="settings to start from: a config.json",
     ),
-    arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/torchvision.md"),
+    arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, listed below"),
     check=check_train,
+    details=lambda: settings_text("train"),
     after_interrupt="go on from the last checkpoint with --resume",
 )
 command(
@@ -212,8 +215,9 @@ command(
     arg("--eval-only", action="store_true", help="test a run, a plain one post-hoc as well"),
     arg("--resume", action="store_true", help="go on from the last checkpoint in --output"),
     arg("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)"),
-    arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, see docs/classification.md"),
+    arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, listed below"),
     check=check_classify,
+    details=lambda: settings_text("classify"),
     after_interrupt="go on from the last checkpoint with --resume",
 )
 command(
@@ -229,7 +233,7 @@ command(
     output("DIR", (layout.DETECTIONS,), "the folder to write to"),
     arg(
         "--min-score",
-        type=float,
+        type=number,
         default=0.5,
         metavar="S",
         help="leave out detections with a lower score (default %(default)s)",

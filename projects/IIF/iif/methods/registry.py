@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
+from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -26,6 +28,13 @@ METHODS: dict[str, type[Method]] = {
 }
 BASELINE = Method.name
 DEFAULT = IIF.name
+_WORDS = {
+    float: "a number",
+    int: "a whole number",
+    bool: "true or false",
+    str: "text",
+    dict: "settings by name",
+}
 
 
 def method_type(name: str, *, key: str = "method") -> type[Method]:
@@ -104,9 +113,9 @@ def parse_options(
         try:
             msgspec.convert(value, hints[name])
         except msgspec.ValidationError:
-            raise _illegal(key(name), value, hints[name]) from None
+            raise illegal(key(name), value, hints[name]) from None
         if isinstance(value, float) and not math.isfinite(value):
-            raise _illegal(key(name), value, hints[name])
+            raise illegal(key(name), value, hints[name])
     return msgspec.convert(dict(values), kind.options_type)
 
 
@@ -124,9 +133,16 @@ def description(hint: Any) -> str:
 def legal_values(hint: Any) -> str:
     """Return in words what an option's type allows: "one of ...", "a number, 0 or more"."""
     base, *metas = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    parts = [part for part in get_args(base) if part is not NoneType]
+    if NoneType in get_args(base):
+        return f"{legal_values(parts[0])}; or null"
     if get_origin(base) is Literal:
-        return f"one of {', '.join(get_args(base))}"
-    words = [{float: "a number", int: "a whole number", bool: "True or False", str: "text"}[base]]
+        return f"one of {', '.join(parts)}"
+    if get_origin(base) is tuple:
+        inner, *others = parts
+        many = f"{len(parts)} values" if others and others != [...] else "values"
+        return f"a list of {many}, each {legal_values(inner)}"
+    words = [_WORDS.get(get_origin(base) or base, "text")]
     for limits in (
         (("ge", "{:g} or more"), ("gt", "above {:g}")),
         (("le", "at most {:g}"), ("lt", "below {:g}")),
@@ -139,5 +155,7 @@ def legal_values(hint: Any) -> str:
     return ", ".join(words)
 
 
-def _illegal(key: str, value: Any, hint: Any) -> InputError:
-    return InputError(f"{key} is {value!r}; it must be {legal_values(hint)}")
+def illegal(key: str, value: Any, hint: Any) -> InputError:
+    """Return the error for a value that an option's or a setting's type does not allow."""
+    shown = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return InputError(f"{key} is {shown}; it must be {legal_values(hint)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -41,11 +42,19 @@ def _method_text(method: dict[str, Any]) -> str:
     width = max(map(len, rows))
     for key, value in rows.items():
         lines += _wrapped(value, 2, f"{key.ljust(width)}  ")
-    for option in method["options"]:
-        default = f'"{option["default"]}"' if option["default"] == "" else option["default"]
-        lines.append(f"  {option['name']} = {default}  ({option['values']})")
-        lines += _wrapped(option["description"], 6)
+    lines += options_text(method["options"], indent=2)
     return "\n".join(lines)
+
+
+def options_text(options: Sequence[dict[str, Any]], indent: int) -> list[str]:
+    """Return lines with name, default, what is legal and meaning of each option or setting."""
+    lines = []
+    for option in options:
+        default = option["default"]
+        shown = default if isinstance(default, str) and default else json.dumps(default)
+        lines.append(f"{' ' * indent}{option['name']} = {shown}  ({option['values']})")
+        lines += _wrapped(option["description"], indent + 4)
+    return lines
 
 
 def _phase(phases: Sequence[str]) -> str:

@@ -52,3 +52,15 @@ def format_weights(statistics: ClassStatistics, weights: ArrayLike) -> str:
             cells += f"{f'{weight.min():.4f} - {weight.max():.4f}':>20}"
         lines.append(cells)
     return "\n".join(lines)
+
+
+def format_classes(statistics: ClassStatistics, weights: ArrayLike) -> str:
+    """Return a text table of each class, the rarest first: images, instances, weight, name."""
+    values = np.asarray(weights, np.float64)
+    instances = statistics.instance_count
+    lines = [f"{'images':>8}{'instances':>11}{'weight':>10}  class"]
+    for row in np.argsort(statistics.image_count, kind="stable"):
+        count = "-" if instances is None else instances[row]
+        cells = f"{statistics.image_count[row]:>8}{count:>11}{values[row]:>10.4f}"
+        lines.append(f"{cells}  {statistics.names[row]}")
+    return "\n".join(lines)
