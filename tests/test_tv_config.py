@@ -53,7 +53,9 @@ class TestConfig:
             TrainConfig(options={"iif": {"variant": "row"}})
         with pytest.raises(InputError, match="options has 'fii'; methods with options: iif"):
             TrainConfig(options={"fii": {}})
-        with pytest.raises(InputError, match="'zzz' is no setting; the settings are method, model"):
+        with pytest.raises(
+            InputError, match="'zzz' is no setting; the settings are method, preset"
+        ):
             TrainConfig.from_dict({"zzz": 3})
 
     def test_a_new_method_is_known_without_another_line(self, monkeypatch):

@@ -52,7 +52,9 @@ def image_counts(statistics: ClassStatistics, zero_count: str) -> Tensor:
     unseen = np.flatnonzero(counts == 0)
     if len(unseen) and zero_count == "error":
         others = f" (and {len(unseen) - 1} more classes)" if len(unseen) > 1 else ""
-        fault = f"{statistics.source}: class {statistics.describe(unseen[0])}{others} was never seen"
+        fault = (
+            f"{statistics.source}: class {statistics.describe(unseen[0])}{others} was never seen"
+        )
         raise CountsRefused(
             lambda written: f"{fault}; count it as seen once with {written('zero_count', 'clamp')}"
         )
