@@ -61,8 +61,8 @@ class Trainer(engine.DefaultTrainer):
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         """Return the model, all but its classifier frozen when TRAIN_CLASSIFIER_ONLY says so."""
         model = super().build_model(cfg)
-        decoupled = cfg.MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY
-        return freeze_all_but_classifier(model) if decoupled else model
+        alone = cfg.MODEL.LONG_TAIL.TRAIN_CLASSIFIER_ONLY
+        return freeze_all_but_classifier(model) if alone else model
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Go on in the stream of images; a run killed in its last save makes that save again."""
@@ -74,8 +74,7 @@ class Trainer(engine.DefaultTrainer):
     def after_train(self) -> None:
         """Evaluate, but not where the training failed: other processes may wait elsewhere."""
         if self.iter >= self.max_iter:
-            # One more where a resumed training had nothing left to do.
-            self.iter: int = self.max_iter
+            self.iter: int = self.max_iter  # a resumed training may have had nothing left to do
             super().after_train()
 
     @classmethod
@@ -120,9 +119,9 @@ def run(argv: list[str] | None = None) -> int:
 
     def launch_all() -> None:
         cfg = setup(args)
-        machines = {"num_machines": args.num_machines, "machine_rank": args.machine_rank}
+        where = (args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
         with run_lock(args, cfg):
-            engine.launch(main, args.num_gpus, dist_url=args.dist_url, args=(args, cfg), **machines)
+            engine.launch(main, *where, (args, cfg))
 
     return exit_status(launch_all)
 

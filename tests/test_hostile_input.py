@@ -73,7 +73,6 @@ def test_a_byte_order_mark_is_read_over(
 @pytest.mark.parametrize(
     ("encode", "message"),
     [
-        (lambda s: gzip.compress(s.encode()), r"is compressed with gzip; unpack it first \(gunzip"),
         (lambda s: bz2.compress(s.encode()), "is compressed with bzip2; unpack it first"),
         (lambda s: lzma.compress(s.encode()), "is compressed with xz; unpack it first"),
         (lambda s: b"PK\x03\x04" + s.encode(), "is a ZIP archive; unpack it first"),
@@ -92,6 +91,12 @@ def test_what_is_no_text_is_called_what_it_is(
     (tmp_path / "file.json").write_bytes(encode(text()))
     with pytest.raises(InputError, match=message):
         read(tmp_path / "file.json")
+
+
+def test_compressed_annotations_are_called_so(tmp_path: Path) -> None:
+    (tmp_path / "file.json").write_bytes(gzip.compress(gt_text().encode()))
+    with pytest.raises(InputError, match=r"is compressed with gzip; unpack it first \(gunzip"):
+        read_annotations(tmp_path / "file.json")
 
 
 @pytest.mark.parametrize("where", ["category", "file_name", "far"])

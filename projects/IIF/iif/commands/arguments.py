@@ -175,10 +175,12 @@ GT = arg(
 )
 RESULTS = arg(
     "--results",
+    nargs="+",
     required=True,
     metavar="FILE",
     reads=itself,
-    help="detections in LVIS's submission format",
+    help="detections in LVIS's submission format, also compressed with gzip, or - for standard "
+    "input; several files are one run",
 )
 EXHAUSTIVE = arg(
     "--exhaustive",

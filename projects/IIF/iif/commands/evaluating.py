@@ -29,42 +29,45 @@ from iif.errors import InputError
 
 
 def evaluate(args: Namespace) -> int:
-    """Evaluate a result file as LVIS does, or as COCO does.
+    """Evaluate a run's result files as LVIS does, or as COCO does.
 
     The annotation file's content decides: LVIS's format or COCO's. Computes AP and AR for boxes and
     masks, AP-fixed, and the outcome of each detection.
     """
+    from iif.data.sources import open_sources
     from iif.evaluation.evaluate import evaluate_files
     from iif.evaluation.export import export_metrics, require_tensorboard
+    from iif.evaluation.verify import verify
     from iif.report.analyses import analyses_text
     from iif.report.text import summary_text
+    from iif.report.verification import verification_text
 
     if args.tensorboard:
         require_tensorboard()
-    summary = evaluate_files(
-        args.gt,
-        args.results,
-        iou_types=args.iou_type,
-        output_dir=args.output,
-        outcomes=args.outcomes,
-        exhaustive=args.exhaustive,
-        statistics=training_statistics(args),
-        max_dets=args.max_dets,
-        analyses=args.analyses,
-    )
-    export_metrics(summary, csv_file=args.csv, tensorboard=args.tensorboard, step=args.step)
-    print(summary_text(summary))
-    if args.analyses:
-        print(f"\n{analyses_text(summary)}")
-    if args.iou_type is None and "segm" not in summary["metrics"]:
-        print(f"\n{args.results} has no masks: evaluated as boxes alone.")
-    print(f"\nSummary, matches{' and outcomes' if args.outcomes else ''}: {args.output}")
-    if not args.verify:
-        return 0
-    from iif.evaluation.verify import verify
-    from iif.report.verification import verification_text
-
-    found = verify(args.gt, args.results, list(summary["metrics"]), max_dets=args.max_dets)
+    with open_sources(args.results) as sources:
+        summary = evaluate_files(
+            args.gt,
+            sources,
+            iou_types=args.iou_type,
+            output_dir=args.output,
+            outcomes=args.outcomes,
+            exhaustive=args.exhaustive,
+            statistics=training_statistics(args),
+            max_dets=args.max_dets,
+            analyses=args.analyses,
+        )
+        export_metrics(summary, csv_file=args.csv, tensorboard=args.tensorboard, step=args.step)
+        print(summary_text(summary))
+        if args.analyses:
+            print(f"\n{analyses_text(summary)}")
+        if args.iou_type is None and "segm" not in summary["metrics"]:
+            have = "has" if len(sources) == 1 else "have"
+            names = ", ".join(source.name for source in sources)
+            print(f"\n{names} {have} no masks: evaluated as boxes alone.")
+        print(f"\nSummary, matches{' and outcomes' if args.outcomes else ''}: {args.output}")
+        if not args.verify:
+            return 0
+        found = verify(args.gt, sources, list(summary["metrics"]), max_dets=args.max_dets)
     print(f"\n{verification_text(found)}")
     return 0 if all(one.equal for one in found) else 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import webbrowser
 from argparse import Namespace
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ def false_positives(args: Namespace) -> None:
     """
     from iif.data.annotations import load_annotations
     from iif.data.images import find_images
+    from iif.data.sources import open_sources
     from iif.evaluation import scenes as sc
     from iif.evaluation.operating_points import check_recall
     from iif.evaluation.runs import common_iou_type
@@ -50,23 +52,24 @@ def false_positives(args: Namespace) -> None:
     from iif.report.html import write_report
     from iif.report.text import false_positives_text, save_false_positives
 
-    paths = [args.baseline, args.results] if args.baseline else [args.results]
-    names = args.names or ["baseline", "IIF"][-len(paths) :]
-    if len(names) != len(paths) or len(set(names)) != len(names):
-        raise InputError(f"{len(paths)} different names are needed, one for each run")
+    given = [args.baseline, args.results] if args.baseline else [args.results]
+    names = args.names or ["baseline", "IIF"][-len(given) :]
+    if len(names) != len(given) or len(set(names)) != len(names):
+        raise InputError(f"{len(given)} different names are needed, one for each run")
     check_recall(args.recall)
     statistics = training_statistics(args)
-    iou_type = args.iou_type or common_iou_type(paths)
-    gt = load_annotations(
-        args.gt, exhaustive=args.exhaustive, masks=iou_type == "segm", statistics=statistics
-    )
-    categories = sc.find_categories(gt, args.category, args.group)
-    sc.check_image_ids(gt, args.image_id or [])
-    if args.images:
-        images, draw_panel = find_images(gt, args.images), _panel_drawer()
-
-    results = dict(zip(names, paths, strict=True))
-    analysed = pipelines.analyse_results(gt, results, iou_type=iou_type, recall=args.recall)
+    with ExitStack() as stack:
+        sources = [stack.enter_context(open_sources(files)) for files in given]
+        iou_type = args.iou_type or common_iou_type(sources)
+        gt = load_annotations(
+            args.gt, exhaustive=args.exhaustive, masks=iou_type == "segm", statistics=statistics
+        )
+        categories = sc.find_categories(gt, args.category, args.group)
+        sc.check_image_ids(gt, args.image_id or [])
+        if args.images:
+            images, draw_panel = find_images(gt, args.images), _panel_drawer()
+        results = dict(zip(names, sources, strict=True))
+        analysed = pipelines.analyse_results(gt, results, iou_type=iou_type, recall=args.recall)
     scenes = sc.choose_scenes(
         analysed.analysis,
         gt,
@@ -154,7 +157,13 @@ command(
     false_positives,
     GT,
     RESULTS,
-    arg("--baseline", metavar="FILE", reads=itself, help="detections of the baseline"),
+    arg(
+        "--baseline",
+        nargs="+",
+        metavar="FILE",
+        reads=itself,
+        help="detections of the baseline, likewise",
+    ),
     NAMES,
     output("DIR", layout.FALSE_POSITIVE_TABLES, "folder of the tables and pictures"),
     arg("--images", metavar="DIR", help="image folder; without it no pictures"),

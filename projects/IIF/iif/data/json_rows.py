@@ -33,11 +33,12 @@ class JsonList:
     """A file that holds one JSON list of objects, its rows.
 
     Attributes:
-        path: the file.
+        path: the file, as messages name it.
         what: what the file should be, for messages.
         row: what each row should be, for messages.
         if_empty: what an empty file should be instead, for messages.
         block_bytes: how much is read at a time; default 8 MB.
+        text: the plain file with the list, where that is another than ``path``.
     """
 
     path: str
@@ -45,6 +46,7 @@ class JsonList:
     row: str
     if_empty: str
     block_bytes: int | None = None
+    text: str | None = None
 
     def blocks(
         self, row_type: type[Any], digest: _Hash | None = None
@@ -93,7 +95,7 @@ class JsonList:
     def _inside(self, digest: _Hash | None) -> Iterator[tuple[bytes, bool]]:
         """Yield the inside of the list in blocks, and with each whether it is the last."""
         try:
-            f = open(self.path, "rb")  # noqa: SIM115 - closed by the with statement below
+            f = open(self.text or self.path, "rb")  # noqa: SIM115 - closed by the with statement below
         except FileNotFoundError:
             raise InputError(f"{self.path}: no such file; expected {self.what}") from None
         except IsADirectoryError:

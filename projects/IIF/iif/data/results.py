@@ -30,6 +30,7 @@ from iif.data.annotations import Annotations
 from iif.data.boxes import warn_of_corners
 from iif.data.json_rows import JsonList
 from iif.data.rle import FAULTS, RLEs, from_runs
+from iif.data.sources import ReadFile, ResultFiles, Source, combined_sha256, open_sources
 from iif.errors import InputError
 from iif.files import Id, atomic_write
 
@@ -74,15 +75,17 @@ class _Keys(msgspec.Struct):
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """The D detections of a result file, in the file's order.
+    """The D detections of a run, in the order of its result files and of their rows.
 
     Attributes:
-        path, sha256: the file.
+        path: the file; of several their names, for messages.
+        sha256: of the file; of several `combined_sha256`.
         image, category: (D,) int32 rows of the annotations.
         score: (D,) float64, finite.
         bbox: (D, 4) float64, XYWH_ABS; None when a row has none.
         rle: D masks, whose runs were checked; None unless loaded for "segm".
         mask_area: (D,) int64 pixels of each mask, or None.
+        files: what was read; none of detections that come from memory.
     """
 
     path: str
@@ -93,6 +96,7 @@ class Detections:
     bbox: NDArray[np.float64] | None
     rle: Sequence[dict[str, Any]] | None = None
     mask_area: NDArray[np.int64] | None = None
+    files: tuple[ReadFile, ...] = ()
 
     def __len__(self) -> int:
         """Return the number D of detections."""
@@ -100,34 +104,57 @@ class Detections:
 
 
 def load_results(
-    path: str | os.PathLike[str],
+    results: ResultFiles,
     gt: Annotations,
     *,
     iou_type: IouType = "bbox",
-    scanned: Future[ScannedRows | None] | None = None,
+    scanned: Sequence[Future[ScannedRows | None]] | None = None,
 ) -> Detections:
-    """Read a result file and check every row.
+    """Read the result files of a run and check every row.
+
+    Several files give what one file with all of their rows would give. An image's detections may
+    lie in several.
 
     Args:
-        path: the result file.
-        gt: the annotations that it was made for.
+        results: one result file or several, as `iif.data.sources.open_sources` takes them.
+        gt: the annotations that they were made for.
         iou_type: "bbox" skips the masks; "segm" requires a mask in every row and also keeps the
             boxes when every row has one.
-        scanned: of `scan_results`, where it was begun before the annotations were read.
+        scanned: of `scan_results`, of each file, where it was begun before the annotations were
+            read.
 
     Raises:
-        InputError: the file is missing, not JSON (cut off), not a list; a row lacks a key or has
+        InputError: a file is missing, not JSON (cut off), not a list; a row lacks a key or has
             an unknown image or category, a score that is not finite, or an RLE that does not
             describe a mask of its image's size. The message names file, row (from 0) and key.
     """
-    source = os.fspath(path)
-    rows = scan_results(path, iou_type) if scanned is None else scanned.result()
+    with open_sources(results) as sources:
+        return _joined(
+            [
+                _load(
+                    source,
+                    scan_results(source, iou_type) if scanned is None else scanned[i].result(),
+                    gt,
+                    iou_type,
+                )
+                for i, source in enumerate(sources)
+            ]
+        )
+
+
+def _load(
+    source: Source, rows: ScannedRows | None, gt: Annotations, iou_type: IouType
+) -> Detections:
     found = None if rows is None else _detections(source, rows, gt)
-    if found is not None:
-        if found.bbox is not None:
-            warn_of_corners(source, found.bbox, found.image, gt.image_sizes)
-        return found
-    digest = hashlib.sha256()
+    if found is None:
+        found = _row_by_row(source, gt, iou_type)
+    if found.bbox is not None:
+        warn_of_corners(source.name, found.bbox, found.image, gt.image_sizes)
+    return found
+
+
+def _row_by_row(source: Source, gt: Annotations, iou_type: IouType) -> Detections:
+    digest = hashlib.sha256() if source.sha256 is None else None
     file = _json_list(source)
     parts = [
         _Part.from_rows(rows, first_row, file, gt, iou_type)
@@ -136,34 +163,66 @@ def load_results(
     masks = _join_masks(parts, gt) if iou_type == "segm" else None
     has_boxes = all(part.bbox is not None for part in parts)
     image = _join(parts, "image", np.zeros(0, np.int32))
-    bbox = _join(parts, "bbox", np.zeros((0, 4))) if has_boxes else None
-    if bbox is not None:
-        warn_of_corners(source, bbox, image, gt.image_sizes)
+    sha256 = source.sha256 if digest is None else digest.hexdigest()
     return Detections(
-        path=source,
-        sha256=digest.hexdigest(),
+        path=source.name,
+        sha256=str(sha256),
         image=image,
         category=_join(parts, "category", np.zeros(0, np.int32)),
         score=_join(parts, "score", np.zeros(0)),
-        bbox=bbox,
+        bbox=_join(parts, "bbox", np.zeros((0, 4))) if has_boxes else None,
         rle=masks,
         mask_area=_join(parts, "mask_area", np.zeros(0, np.int64)) if masks is not None else None,
+        files=(_read_file(source, str(sha256), len(image)),),
     )
 
 
-def scan_results(path: str | os.PathLike[str], iou_type: IouType) -> ScannedRows | None:
+def _read_file(source: Source, sha256: str, num_detections: int) -> ReadFile:
+    return ReadFile(source.name if source.lasting else None, sha256, num_detections)
+
+
+def _joined(parts: list[Detections]) -> Detections:
+    """Return the detections of several files as those of one; takes the list's content away."""
+    if len(parts) == 1:
+        return parts[0]
+    files = tuple(file for part in parts for file in part.files)
+    names = ", ".join(part.path for part in parts)
+    keys = ("image", "category", "score", "bbox", "rle", "mask_area")
+    columns = {key: [getattr(part, key) for part in parts] for key in keys}
+    parts.clear()
+
+    def join(key: str) -> Any:
+        # One column at a time exists twice.
+        pieces = columns.pop(key)
+        return None if any(piece is None for piece in pieces) else np.concatenate(pieces)
+
+    masks = columns.pop("rle")
+    return Detections(
+        path=names,
+        sha256=combined_sha256(files),
+        image=join("image"),
+        category=join("category"),
+        score=join("score"),
+        bbox=join("bbox"),
+        rle=None if any(piece is None for piece in masks) else RLEs.joined(masks),
+        mask_area=join("mask_area"),
+        files=files,
+    )
+
+
+def scan_results(source: Source, iou_type: IouType) -> ScannedRows | None:
     """Scan a large result file in threads; None for what :func:`load_results` reads row by row."""
     try:
-        if os.path.getsize(path) < _SCANNED_BYTES:
+        if os.path.getsize(source.path) < _SCANNED_BYTES:
             return None
     except OSError:
         return None
     from iif.data.scanner import scan  # numba: a second, which a small file need not wait for
 
-    return scan(path, masks=iou_type == "segm")
+    return scan(source.path, masks=iou_type == "segm", sha256=source.sha256)
 
 
-def _detections(source: str, rows: ScannedRows, gt: Annotations) -> Detections | None:
+def _detections(source: Source, rows: ScannedRows, gt: Annotations) -> Detections | None:
     """Return scanned rows as detections; None where one has a fault."""
     image, category = (
         _rows_of(gt.image_ids, rows.image_id),
@@ -180,7 +239,11 @@ def _detections(source: str, rows: ScannedRows, gt: Annotations) -> Detections |
         mask_area = masks.areas()
         if (rows.sizes != sizes).any() or (mask_area < 0).any():
             return None
-    return Detections(source, rows.sha256, image, category, rows.score, rows.bbox, masks, mask_area)
+    file = _read_file(source, rows.sha256, len(image))
+    return Detections(
+        *(source.name, rows.sha256, image, category, rows.score, rows.bbox, masks, mask_area),
+        files=(file,),
+    )
 
 
 def _rows_of(known: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int32] | None:
@@ -196,17 +259,30 @@ def _rows_of(known: NDArray[np.int64], ids: NDArray[np.int32]) -> NDArray[np.int
     return rows if rows.min() >= 0 else None
 
 
-def available_iou_types(path: str | os.PathLike[str]) -> tuple[IouType, ...]:
-    """Return the IoU types that the first row of a result file has; both for an empty list.
+def available_iou_types(results: ResultFiles) -> tuple[IouType, ...]:
+    """Return the IoU types that the first row of a run's result files has; both without a row.
 
     Raises:
-        InputError: as :func:`load_results`, for the file's first block.
+        InputError: as :func:`load_results`, for a file's first block.
     """
-    for _, rows in _json_list(os.fspath(path), _FIRST_BYTES).blocks(_Keys):
-        if rows:
-            keys = {"bbox": rows[0].bbox, "segm": rows[0].segmentation}
-            return tuple(t for t in IOU_TYPES if keys[t] is not None)
-    return IOU_TYPES
+    with open_sources(results) as sources:
+        return first_row(sources)[1]
+
+
+def first_row(sources: Sequence[Source]) -> tuple[Source, tuple[IouType, ...]]:
+    """Return the first of the files that has a row, and the IoU types of that row.
+
+    Without a row: the first file and both IoU types.
+
+    Raises:
+        InputError: as :func:`load_results`, for a file's first block.
+    """
+    for source in sources:
+        for _, rows in _json_list(source, _FIRST_BYTES).blocks(_Keys):
+            if rows:
+                keys = {"bbox": rows[0].bbox, "segm": rows[0].segmentation}
+                return source, tuple(t for t in IOU_TYPES if keys[t] is not None)
+    return sources[0], IOU_TYPES
 
 
 def write_results(path: str | os.PathLike[str], results: Sequence[dict[str, Any]]) -> None:
@@ -239,13 +315,14 @@ def _with_text_counts(result: dict[str, Any]) -> dict[str, Any]:
     return result | {"segmentation": {"size": rle["size"], "counts": rle["counts"].decode()}}
 
 
-def _json_list(source: str, block_bytes: int | None = None) -> JsonList:
+def _json_list(source: Source, block_bytes: int | None = None) -> JsonList:
     return JsonList(
-        source,
+        source.name,
         what=_RESULTS,
         row=_ROW,
         if_empty="a model without any detection gives []",
         block_bytes=block_bytes,
+        text=source.path,
     )
 
 

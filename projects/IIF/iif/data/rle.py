@@ -46,6 +46,16 @@ class RLEs(Sequence[dict[str, Any]]):
         self.counts = counts
         self.ends = ends
 
+    @classmethod
+    def joined(cls, parts: Sequence[RLEs]) -> RLEs:
+        """Return the masks of several, one after the other."""
+        starts = np.cumsum([0] + [len(part.counts) for part in parts])
+        return cls(
+            np.concatenate([part.sizes for part in parts]),
+            np.concatenate([part.counts for part in parts]),
+            np.concatenate([part.ends + start for part, start in zip(parts, starts, strict=False)]),
+        )
+
     def __len__(self) -> int:
         """Return the number of masks."""
         return len(self.ends)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from pycocotools import mask as mask_utils
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.columns import detections_of
 from iif.data.results import IouType
+from iif.data.sources import ResultFiles
 from iif.errors import InputError
 from iif.evaluation.evaluate import evaluate as evaluate_detections
 from iif.evaluation.evaluate import evaluate_files
@@ -24,7 +25,7 @@ AnnotationSource = str | os.PathLike[str] | Mapping[str, Any] | Annotations
 
 def evaluate(
     annotations: AnnotationSource,
-    results: str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | NDArray,
+    results: ResultFiles | Sequence[Mapping[str, Any]] | Mapping[str, Any] | NDArray,
     *,
     iou_types: Sequence[IouType] | None = None,
     max_dets: int | None = MAX_DETECTIONS,
@@ -37,9 +38,10 @@ def evaluate(
     Args:
         annotations: path of an LVIS- or COCO-format file, its content as a dict, or `Annotations`
             (loaded with masks, where masks are evaluated).
-        results: path of a result file, or what `iif.data.columns.detections_of` takes: rows as
-            such a file has them, columns ``image_id``, ``category_id``, ``score``, ``bbox`` (x, y,
-            width, height) and ``segmentation`` (RLEs), or a (D, 7) table of boxes.
+        results: path of a result file, a list of paths (one run), or what
+            `iif.data.columns.detections_of` takes: rows as such a file has them, columns
+            ``image_id``, ``category_id``, ``score``, ``bbox`` (x, y, width, height) and
+            ``segmentation`` (RLEs), or a (D, 7) table of boxes.
         iou_types: "bbox", "segm" or both; by default those that the results have.
         max_dets: the cap on an image's detections (LVIS's format) or on those of each category in
             an image (COCO's); None for no cap.
@@ -56,7 +58,7 @@ def evaluate(
         InputError: annotations or results have a fault; the message names the place.
     """
     given = {"output_dir": output_dir, "max_dets": max_dets, **options}
-    if isinstance(results, str | os.PathLike):
+    if _are_files(results):
         if isinstance(annotations, Annotations):
             raise InputError("a result file is read with the path of the annotations, or a dict")
         return evaluate_files(
@@ -65,7 +67,7 @@ def evaluate(
     gt = annotations
     if not isinstance(gt, Annotations):
         gt = load_annotations(gt, statistics=statistics)
-    detections, chosen = detections_of(results, gt, iou_types)
+    detections, chosen = detections_of(cast(Any, results), gt, iou_types)
     if "segm" in chosen and gt.segmentation is None:
         if isinstance(annotations, Annotations):
             raise InputError("the annotations were loaded without masks: give masks=True")
@@ -234,6 +236,11 @@ class Evaluator:
                 raise InputError(f"{place}: {len(masks)} masks for {len(boxes)} boxes")
             columns["segmentation"] = masks
         return columns
+
+
+def _are_files(results: Any) -> TypeGuard[ResultFiles]:
+    paths = results if isinstance(results, list | tuple) and results else [results]
+    return all(isinstance(path, str | os.PathLike) for path in paths)
 
 
 def _image_id(prediction: Mapping[str, Any]) -> Any:

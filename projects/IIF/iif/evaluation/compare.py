@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from iif import layout
 from iif.data.groups import GroupLimits
 from iif.data.results import IOU_TYPES
+from iif.data.sources import ReadFile
 from iif.errors import InputError
 from iif.evaluation.at_recall import Interval as Interval
 from iif.evaluation.at_recall import RecallRow, recall_rows
@@ -47,9 +48,11 @@ class RunInfo:
     Attributes:
         name: the run's name.
         summary: path of its eval_summary.json.
-        results, results_sha256: the result file that was evaluated (None when not recorded).
+        results, results_sha256: the result file that was evaluated (None when not recorded); of
+            several the path is None and the hash that of all.
         num_detections: detections in that file.
         test_settings: score_threshold, nms_threshold, detections_per_image; None where unknown.
+        files: the result files, where there were several.
     """
 
     name: str
@@ -58,6 +61,7 @@ class RunInfo:
     results_sha256: str | None
     num_detections: int | None
     test_settings: dict[str, float | None]
+    files: list[ReadFile] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -244,6 +248,7 @@ def compare(
                 summary.results.sha256,
                 summary.results.num_detections,
                 summary.test_settings,
+                summary.results.files or [],
             )
             for label, path, summary in zip(labels, files, summaries, strict=True)
         ],

@@ -18,10 +18,11 @@ from iif.data.results import (
     IOU_TYPES,
     Detections,
     IouType,
-    available_iou_types,
+    first_row,
     load_results,
     scan_results,
 )
+from iif.data.sources import ResultFiles, Source, open_sources
 from iif.errors import InputError
 from iif.evaluation.analyses import Analyses, analyse_matches
 from iif.evaluation.analyses_file import remove_analyses, write_analyses
@@ -64,7 +65,7 @@ from iif.statistics import ClassStatistics
 
 def evaluate_files(
     gt_path: str | os.PathLike[str] | Mapping[str, Any],
-    results_path: str | os.PathLike[str],
+    results: ResultFiles,
     *,
     iou_types: Sequence[IouType] | None = None,
     output_dir: str | os.PathLike[str] | None,
@@ -79,7 +80,7 @@ def evaluate_files(
     max_dets: int | None = MAX_DETECTIONS,
     analyses: bool = False,
 ) -> dict[str, Any]:
-    """Evaluate a result file; write the summary, the matches and, on request, every outcome.
+    """Evaluate a run's result files; write the summary, the matches and, on request, outcomes.
 
     The files in ``output_dir`` are ``eval_summary.json``, ``eval_matches.npz`` (for bootstraps and
     curves) and, with ``outcomes``, ``outcomes_bbox.csv`` and ``outcomes_segm.csv``. They are
@@ -88,8 +89,9 @@ def evaluate_files(
 
     Args:
         gt_path: the annotation file in LVIS's or COCO's format, or the content of one.
-        results_path: the result file (LVIS's submission format).
-        iou_types: "bbox", "segm" or both; by default those that the result file's first row has.
+        results: the result file (LVIS's submission format), or several: their rows count as those
+            of one file, in this order. "-" is standard input; pipes and gzip are read, too.
+        iou_types: "bbox", "segm" or both; by default those that the first row of all has.
         output_dir: the folder to write to; None to write nothing.
         outcomes: write the outcome and error type of each detection.
         exhaustive: whether every category is verified in every image, as in COCO; False insists
@@ -116,18 +118,18 @@ def evaluate_files(
     """
     if output_dir is not None and Path(output_dir).exists() and not Path(output_dir).is_dir():
         raise InputError(f"{output_dir}: is a file; give a folder to write to")
-    chosen = _choose_iou_types(results_path, iou_types)
-    with ThreadPoolExecutor(1) as pool:
-        scanned = pool.submit(scan_results, results_path, chosen[-1])
+    with open_sources(results) as sources, ThreadPoolExecutor(1) as pool:
+        chosen = _choose_iou_types(sources, iou_types)
+        scanned = [pool.submit(scan_results, source, chosen[-1]) for source in sources]
         gt = load_annotations(
             gt_path, exhaustive=exhaustive, masks="segm" in chosen, statistics=statistics
         )
         if "segm" in chosen:
             gt.rles(np.flatnonzero(has_area(gt.area)))  # while the results are scanned; kept
-        detections = load_results(results_path, gt, iou_type=chosen[-1], scanned=scanned)
-    if "bbox" in chosen and detections.bbox is None:
-        # Reading the boxes alone refuses the first row that has none, by its number.
-        load_results(results_path, gt, iou_type="bbox")
+        detections = load_results(sources, gt, iou_type=chosen[-1], scanned=scanned)
+        if "bbox" in chosen and detections.bbox is None:
+            # Reading the boxes alone refuses the first row that has none, by its number.
+            load_results(sources, gt, iou_type="bbox")
     return evaluate(
         gt,
         detections,
@@ -211,7 +213,7 @@ def evaluate(
             num_categories=len(gt.category_ids),
             exhaustive=gt.exhaustive,
         ),
-        results=Results(detections.path or None, detections.sha256 or None, len(detections)),
+        results=Results.of(detections),
         test_settings=dict.fromkeys(TEST_SETTINGS) | dict(test_settings or {}),
         evaluation=Evaluation(max_dets, IOU_THRESHOLDS.round(2).tolist(), gt.group_limits),
         method=None if method is None else dict(method),
@@ -266,15 +268,13 @@ def fixed_average_precision(
     return ap
 
 
-def _choose_iou_types(
-    results_path: str | os.PathLike[str], wanted: Sequence[IouType] | None
-) -> list[IouType]:
+def _choose_iou_types(sources: Sequence[Source], wanted: Sequence[IouType] | None) -> list[IouType]:
     """Return the IoU types in the order of IOU_TYPES, checked against the first result."""
-    available = available_iou_types(results_path)
+    first, available = first_row(sources)
     if wanted is None:
         if not available:
             raise InputError(
-                f"{results_path}: row 0 has neither bbox nor segmentation; give one of them"
+                f"{first.name}: row 0 has neither bbox nor segmentation; give one of them"
             )
         return list(available)
     unknown = [t for t in wanted if t not in IOU_TYPES]
@@ -288,7 +288,7 @@ def _choose_iou_types(
                 else ("bbox", "choose segm")
             )
             raise InputError(
-                f"{results_path}: row 0: {key} is missing; {remedy} as the IoU type, or make the "
+                f"{first.name}: row 0: {key} is missing; {remedy} as the IoU type, or make the "
                 "results again"
             )
     return [t for t in IOU_TYPES if t in wanted]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from iif.data.annotations import Annotations
 from iif.data.results import Detections, IouType, available_iou_types, load_results
+from iif.data.sources import ResultFiles
 from iif.evaluation.matching import Matches, match
 
 
@@ -28,7 +28,7 @@ class Run:
 
 def load_runs(
     gt: Annotations,
-    results: Mapping[str, str | os.PathLike[str]],
+    results: Mapping[str, ResultFiles],
     *,
     iou_type: IouType | None = None,
 ) -> list[Run]:
@@ -36,7 +36,7 @@ def load_runs(
 
     Args:
         gt: the annotations, with masks for "segm".
-        results: name of each run -> its result file.
+        results: name of each run -> its result file, or several.
         iou_type: default "segm" where every file has masks, else "bbox".
 
     Raises:
@@ -44,16 +44,16 @@ def load_runs(
     """
     iou_type = iou_type or common_iou_type(list(results.values()))
     runs = []
-    for name, path in results.items():
-        detections = load_results(path, gt, iou_type=iou_type)
+    for name, files in results.items():
+        detections = load_results(files, gt, iou_type=iou_type)
         runs.append(Run(name, detections, match(gt, detections, iou_type)))
     return runs
 
 
-def common_iou_type(results: Sequence[str | os.PathLike[str]]) -> IouType:
-    """Return "segm" where every result file has masks, else "bbox".
+def common_iou_type(results: Sequence[ResultFiles]) -> IouType:
+    """Return "segm" where the results of every run have masks, else "bbox".
 
     Raises:
         InputError: a result file is malformed.
     """
-    return "segm" if all("segm" in available_iou_types(path) for path in results) else "bbox"
+    return "segm" if all("segm" in available_iou_types(files) for files in results) else "bbox"

@@ -11,6 +11,8 @@ import msgspec
 
 from iif import layout
 from iif.data.groups import GroupLimits
+from iif.data.results import Detections
+from iif.data.sources import ReadFile
 from iif.errors import InputError
 from iif.evaluation.analyses import Analyses
 from iif.files import read_json, write_json
@@ -39,11 +41,26 @@ class Dataset(msgspec.Struct, kw_only=True):
 
 
 class Results(msgspec.Struct):
-    """The result file that was evaluated."""
+    """The result file that was evaluated.
+
+    Of several (``files``) ``path`` is None and ``sha256`` is `iif.data.sources.combined_sha256`.
+    Without a path, detections came from a pipe or from memory.
+    """
 
     path: str | None = None
     sha256: str | None = None
     num_detections: int | None = None
+    files: list[ReadFile] | msgspec.UnsetType = msgspec.UNSET
+
+    @classmethod
+    def of(cls, detections: Detections) -> Results:
+        """Return the record of what detections were read from."""
+        files = list(detections.files)
+        path = files[0].path if len(files) == 1 else None if files else detections.path or None
+        found = cls(path, detections.sha256 or None, len(detections))
+        if len(files) > 1:
+            found.files = files
+        return found
 
 
 class Evaluation(msgspec.Struct):

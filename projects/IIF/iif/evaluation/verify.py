@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from iif.data.annotations import load_annotations
 from iif.data.results import IouType, load_results
+from iif.data.sources import ResultFiles, Source, open_sources
 from iif.errors import InputError
 from iif.evaluation.matching import AREA_RANGES, IOU_THRESHOLDS, MAX_DETECTIONS, match
 from iif.evaluation.metrics import precision_and_recall
@@ -51,7 +52,7 @@ class Verification:
 
 def verify(
     gt_path: str | os.PathLike[str],
-    results_path: str | os.PathLike[str],
+    results: ResultFiles,
     iou_types: Sequence[IouType],
     *,
     max_dets: int | None = MAX_DETECTIONS,
@@ -64,7 +65,7 @@ def verify(
 
     Args:
         gt_path: the annotation file.
-        results_path: the result file.
+        results: the result file, or several, as `iif.data.sources.open_sources` takes them.
         iou_types: those to compare.
         max_dets: the cap on detections; None for no cap.
 
@@ -72,26 +73,35 @@ def verify(
         InputError: a file has a fault, lvis is not installed, or the result file is empty (lvis
             and COCOeval fail on it).
     """
-    found = []
-    for iou_type in iou_types:
-        gt = load_annotations(gt_path, masks=iou_type == "segm")
-        detections = load_results(results_path, gt, iou_type=iou_type)
-        if not len(detections):
-            raise InputError(
-                f"{results_path}: the official evaluators fail on an empty list; AP is 0"
-            )
-        matches = match(gt, detections, iou_type, max_dets=max_dets, classify_errors=False)
-        ours = precision_and_recall(matches)
-        with open(results_path, "rb") as f:
-            rows = json.load(f)
-        left_out = "bbox" if iou_type == "segm" else "segmentation"
-        for row in rows:
-            row.pop(left_out, None)
-        run = _coco if gt.exhaustive else _lvis
-        theirs = run(os.fspath(gt_path), rows, iou_type, max_dets)
-        name = "COCOeval (pycocotools)" if gt.exhaustive else "lvis"
-        found.append(_compared(iou_type, name, ours, theirs, gt.category_ids))
-    return found
+    with open_sources(results) as sources:
+        return [_verify(gt_path, sources, iou_type, max_dets) for iou_type in iou_types]
+
+
+def _verify(
+    gt_path: str | os.PathLike[str],
+    sources: list[Source],
+    iou_type: IouType,
+    max_dets: int | None,
+) -> Verification:
+    gt = load_annotations(gt_path, masks=iou_type == "segm")
+    detections = load_results(sources, gt, iou_type=iou_type)
+    if not len(detections):
+        raise InputError(
+            f"{detections.path}: the official evaluators fail on an empty list; AP is 0"
+        )
+    matches = match(gt, detections, iou_type, max_dets=max_dets, classify_errors=False)
+    ours = precision_and_recall(matches)
+    rows = []
+    for source in sources:
+        with open(source.path, "rb") as f:
+            rows += json.load(f)
+    left_out = "bbox" if iou_type == "segm" else "segmentation"
+    for row in rows:
+        row.pop(left_out, None)
+    run = _coco if gt.exhaustive else _lvis
+    theirs = run(os.fspath(gt_path), rows, iou_type, max_dets)
+    name = "COCOeval (pycocotools)" if gt.exhaustive else "lvis"
+    return _compared(iou_type, name, ours, theirs, gt.category_ids)
 
 
 def _compared(

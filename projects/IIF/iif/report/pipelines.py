@@ -18,6 +18,7 @@ from iif import layout
 from iif.data.annotations import Annotations, load_annotations
 from iif.data.groups import GroupLimits
 from iif.data.results import IOU_TYPES, Detections, IouType, load_results
+from iif.data.sources import ReadFile, ResultFiles
 from iif.errors import InputError
 from iif.evaluation.compare import Comparison, RunInfo, compare
 from iif.evaluation.false_positives import FalsePositiveAnalysis, analyse
@@ -64,7 +65,7 @@ def save_comparison(comparison: Comparison, folder: str | os.PathLike[str]) -> l
 
 def analyse_results(
     gt: Annotations,
-    results: Mapping[str, str | os.PathLike[str]],
+    results: Mapping[str, ResultFiles],
     *,
     iou_type: IouType | None = None,
     recall: float = 0.5,
@@ -73,7 +74,7 @@ def analyse_results(
 
     Args:
         gt: the annotations, with masks for "segm".
-        results: name of each run -> its result file, the baseline first.
+        results: name of each run -> its result file or files, the baseline first.
         iou_type: default "segm" where every file has masks, else "bbox".
         recall: the matched recall.
 
@@ -278,30 +279,35 @@ def _resolved(recorded: str, summary: Path) -> list[Path]:
     return list(dict.fromkeys([path, *(parent / path for parent in summary.absolute().parents)]))
 
 
-def find_results(run: RunInfo) -> Path:
-    """Return the result file that a summary names, or one of its name beside the summary.
+def find_results(run: RunInfo) -> list[Path]:
+    """Return the result files that a summary names, or those of their names beside the summary.
 
     A relative path is looked for in the working directory, then in each folder above the summary.
 
     Raises:
-        InputError: the summary names none, or there is none.
+        InputError: the summary names none, or one of them is not there.
     """
-    if run.results is None:
+    files = run.files or [ReadFile(run.results, str(run.results_sha256), run.num_detections or 0)]
+    return [_find_file(run, file) for file in files]
+
+
+def _find_file(run: RunInfo, file: ReadFile) -> Path:
+    if file.path is None:
         raise InputError(
-            f"{run.summary}: names no result file (results.path); evaluate the result file with "
-            "iif evaluate"
+            f"{run.summary}: names no result file (results.path): the detections came from a pipe "
+            "or from memory; evaluate a result file with iif evaluate"
         )
-    beside = Path(run.summary).parent / Path(run.results).name
-    places = [beside, *_resolved(run.results, Path(run.summary))]
+    beside = Path(run.summary).parent / Path(file.path).name
+    places = [beside, *_resolved(file.path, Path(run.summary))]
     found = [path for path in places if path.is_file()]
     # A folder may have been copied, or trained into again: of two files, the one that was
     # evaluated counts.
     if any(not found[0].samefile(other) for other in found[1:]):
-        found.sort(key=lambda path: sha256_file(path) != run.results_sha256)
+        found.sort(key=lambda path: sha256_file(path) != file.sha256)
     if found:
         return found[0]
     raise InputError(
-        f"{run.results}: no such result file, nor {beside}; put back the file that {run.summary} "
+        f"{file.path}: no such result file, nor {beside}; put back the file that {run.summary} "
         "was evaluated from"
     )
 
