@@ -10,7 +10,9 @@ import numpy as np
 from iif.demo.openmoji import TRAIN_JSON, VAL_JSON
 
 
-def as_own_data(folder: Path, target: Path, *, masks: bool = True, everywhere: bool = False) -> dict:
+def as_own_data(
+    folder: Path, target: Path, *, masks: bool = True, everywhere: bool = False
+) -> dict:
     """Write train.json and val.json of an OpenMoji data set in COCO's format, without LVIS's keys.
 
     Args:

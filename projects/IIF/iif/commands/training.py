@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -24,6 +25,7 @@ from iif.commands.arguments import (
 from iif.commands.command import command
 from iif.commands.settings import settings_text
 from iif.errors import InputError
+from iif.files import read_json
 
 # The part of the images that is held out where no validation set is given.
 _VAL_PART = 0.1
@@ -45,11 +47,12 @@ def train(args: Namespace) -> None:
     from iif.distributed import pick_device
     from iif.methods import BASELINE
     from iif.report.finish import finish_text
-    from iif.tv import train
+    from iif.tv import TrainConfig, train
     from iif.tv.config import read_config
     from iif.tv.defaults import choose
     from iif.tv.trainer import refuse_earlier_run
 
+    TrainConfig().override(args.settings)  # a mistyped one is told before anything is written
     refuse_earlier_run(Path(args.output), args.resume)
     annotations, validation, notes = training_files(args)
     own = Path(args.output, layout.CONFIG_JSON)
@@ -113,13 +116,22 @@ def evaluate_run(args: Namespace) -> None:
 def training_files(args: Namespace) -> tuple[str | Path, str | Path | None, list[str]]:
     """Return the annotations to train and to evaluate on, and what was done to get them."""
     preset = [text.partition("=")[2] for text in args.settings if text.startswith("preset=")]
-    published = args.config is not None or (preset and preset[-1] != "own")
-    if args.val is not None or args.val_part == 0 or (args.val_part is None and published):
+    whole = args.config is not None or (preset and preset[-1] != "own")
+    folder, run = Path(args.output, layout.SPLIT), Path(args.output, layout.CONFIG_JSON)
+    if args.resume and run.is_file():  # as the run began
+        recorded = read_json(run, dict[str, Any], what="settings (config.json)").get("train", "")
+        whole = Path(recorded).parent.name != layout.SPLIT
+    if args.val is not None or args.val_part == 0 or (args.val_part is None and whole):
         return args.train, args.val, []
+    from iif.data.annotation_file import read_annotation_file
     from iif.data.split import write_split
+    from iif.distributed import lock_output
 
+    read_annotation_file(args.train)
     part = _VAL_PART if args.val_part is None else args.val_part
-    train, val = write_split(args.train, Path(args.output, layout.SPLIT), part)
+    first = int(os.environ.get("RANK", 0)) == 0
+    with lock_output(args.output) if first else contextlib.nullcontext():
+        train, val = write_split(args.train, folder, part)
     note = (
         f"No --val is given: {part:.0%} of the images are held out to evaluate on ({val}); "
         "--val-part chooses how many, 0 trains on all. Where several images show the same scene, "

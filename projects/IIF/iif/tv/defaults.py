@@ -311,7 +311,8 @@ def _usable_method(
         clamped = ["nonpositive"]
     keys = [f"{name}.{option}" for option in clamped]
     fact = _without_source(fault, statistics).partition("; ")[0]
-    reason = f"{fact}; {' '.join(f'{key}=error' for key in keys)} refuses that"
+    refuse = " ".join(f"{key}=error" for key in keys)
+    reason = f"{fact}, which would be refused; {refuse} refuses it"
     return config.override([f"{key}=clamp" for key in keys]), {" ".join(keys): reason}
 
 
