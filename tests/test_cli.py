@@ -87,13 +87,13 @@ def test_settings_may_stand_anywhere_among_the_options() -> None:
             "base_lr=2",
             "--output",
             "y",
-            "--json",
+            "--train",
             "z",
             "amp=true",
         ]
     )
     assert args.settings == ["seed=1", "base_lr=2", "amp=true"]
-    assert (args.command, args.images, args.output, args.json) == ("train", "x", "y", "z")
+    assert (args.command, args.images, args.output, args.train) == ("train", "x", "y", "z")
     assert parse(["train", "--images", "x", "--output", "y"]).settings == []
     args = parse(["predict", "run", "--output", "o", "a.jpg", "--device", "cpu", "b.jpg"])
     assert (args.run, args.images) == ("run", ["a.jpg", "b.jpg"])

@@ -171,21 +171,6 @@ def test_runs_evaluated_differently_are_refused(runs, change, words):
         quick(runs)
 
 
-def test_other_frequency_groups_are_refused(runs):
-    """In COCO's format they come from training counts, which may be those of two data sets."""
-
-    def change(summary):
-        summary["per_category"][4]["frequency"] = "f"
-
-    category = json.loads((runs[0] / "eval_summary.json").read_text())["per_category"][4]
-    assert category["frequency"] != "f"
-    edit(runs[1], change)
-    with pytest.raises(
-        InputError, match=rf"group of category {category['id']} is .*training annotations"
-    ):
-        quick(runs)
-
-
 def test_names_must_be_different(runs):
     with pytest.raises(InputError, match="the names x, x are not different"):
         quick(runs, names=["x", "x"])

@@ -44,7 +44,6 @@ def test_a_run_is_evaluated_under_the_conditions_that_were_planned(run):
         ({"num_images": 5}, "the number of images is 12 in baseline and 5 in this run"),
         ({"category_ids": (1, 2)}, "the number of categories is 6 in baseline and 2 in this run"),
         ({"category_ids": tuple(range(6))}, "category ids differ"),
-        ({"groups": ("f",) * 6}, "the frequency group of category .* is . in baseline and f in"),
         ({"exhaustive": True}, "exhaustive annotation is False in baseline and True in this run"),
         ({"max_dets": 100}, "max_dets is 300 in baseline and 100 in this run"),
         ({"iou_thresholds": (0.5,)}, r"iou_thresholds is \[0.5, .*\] in baseline and \[0.5\] in"),
@@ -61,12 +60,11 @@ def test_each_condition_that_differs_is_refused_by_name(run, changes, words):
 
 
 def test_what_training_would_end_in_is_refused_before(run):
-    """Groups of other training counts, a reading as COCO, and masks alone or boxes alone."""
+    """A reading as COCO, and masks alone or boxes alone."""
     gt, path = run
     evaluated = ("baseline", Conditions.of_summary(path))
     boxes = msgspec.structs.replace(evaluated[1], iou_types=("bbox",))
     for truth, baseline, iou_types in [
-        (replace(gt, groups=gt.groups[::-1]), evaluated, ("bbox", "segm")),
         (replace(gt, exhaustive=True), evaluated, ("bbox", "segm")),
         (gt, ("baseline", boxes), ("segm",)),
     ]:

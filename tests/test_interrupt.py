@@ -47,8 +47,8 @@ def interrupt(command: list[str], reached: Path) -> tuple[int, str]:
 
 def test_torchvision(openmoji_dir: Path, tmp_path: Path) -> None:
     pytest.importorskip("torchvision", reason="torchvision is not installed")
-    data = ["--json", str(openmoji_dir / "openmoji_train.json"), "--images", str(openmoji_dir)]
-    train = ["-m", "iif.cli", "train", *data, "--preset", "openmoji", "--device", "cpu"]
+    data = ["--train", str(openmoji_dir / "openmoji_train.json"), "--images", str(openmoji_dir)]
+    train = ["-m", "iif.cli", "train", *data, "preset=openmoji", "--device", "cpu"]
     train += ["--output", str(tmp_path)]
     settings = ["workers=2", "cache_images=false", "checkpoint_period=2", "images_per_batch=2"]
     reached = tmp_path / layout.checkpoint(3)

@@ -177,7 +177,7 @@ def test_a_folder_that_cannot_be_is_refused_before_work(
         ["evaluate", "--gt", missing, "--results", missing],
         ["false-positives", "--gt", missing, "--results", missing],
         ["compare", missing, missing],
-        ["train", "--json", missing, "--images", data],
+        ["train", "--train", missing, "--images", data],
     ):
         assert message in refused([*command, "--output", data / output], capsys)
     assert (data / "file").read_text() == "kept"
@@ -307,7 +307,7 @@ STOPPED = (
     [
         (["methods"], "interrupted; run it again"),
         (
-            ["train", "--json", "x", "--images", "x", "--output", "x"],
+            ["train", "--train", "x", "--images", "x", "--output", "x"],
             "interrupted; go on from the last checkpoint with --resume",
         ),
         (["quickstart", "--out", "x"], "interrupted; run it again: it goes on where it was"),

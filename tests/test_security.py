@@ -95,7 +95,7 @@ def test_a_checkpoint_of_torchvision_runs_no_code(
     proof, path = tmp_path / "proof", tmp_path / "model_final.pth"
     torch.save({"format": "iif-torchvision/2", "model": Runs(proof)}, path)
     (tmp_path / "gt.json").write_text("{}")
-    command = ["train", "--eval-only", "--run", str(path), "--val-json", str(tmp_path / "gt.json")]
+    command = ["train", "--eval-only", "--run", str(path), "--val", str(tmp_path / "gt.json")]
     command += ["--images", str(tmp_path), "--output", str(tmp_path / "out")]
     assert main(command) == 2
     assert f"{path}: not a checkpoint" in capsys.readouterr().err

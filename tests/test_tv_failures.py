@@ -22,7 +22,7 @@ def arguments(root: Path, data: Path, **settings) -> list[str]:
     config = tiny_config(**settings)
     write_json(root / "settings.json", {"config": config.to_dict()})
     return [
-        *("train", "--json", str(data), "--images", str(data.parent / "images")),
+        *("train", "--train", str(data), "--images", str(data.parent / "images")),
         *("--output", str(root / "out"), "--device", "cpu"),
         *("--config", str(root / "settings.json")),
     ]

@@ -138,7 +138,7 @@ class TestResume:
             for key, value in tiny_config(iterations=2).to_dict().items()
             if not isinstance(value, dict)
         ]
-        command = ["train", "--json", str(data), "--images", str(data.parent / "images")]
+        command = ["train", "--train", str(data), "--images", str(data.parent / "images")]
         command += ["--output", str(trained[0]), "--device", "cpu", "--resume"]
         settings += ["iif.variant=smooth", "iif.nonpositive=clamp", setting]
         assert main([*command, *settings]) == 2

@@ -309,7 +309,7 @@ class TestOneRunAFolder:
     def test_training(self, data, folder, capsys):
         images = str(data.parent / "images")
         assert (
-            main(["train", "--json", str(data), "--images", images, "--output", str(folder)]) == 2
+            main(["train", "--train", str(data), "--images", images, "--output", str(folder)]) == 2
         )
         (error,) = capsys.readouterr().err.splitlines()
         assert f"{folder}: process {os.getpid()} on " in error

@@ -95,7 +95,7 @@ def test_its_config_evaluates_the_plain_checkpoint(tuned, plain, validation, tmp
     result, folder = tuned
     chosen = result["trials"][result["best"]]
     arguments = ["train", "--eval-only", "--config", str(folder / "config.json")]
-    arguments += ["--val-json", str(validation), "--images", str(validation.parent / "images")]
+    arguments += ["--val", str(validation), "--images", str(validation.parent / "images")]
     assert main([*arguments, "--output", str(tmp_path), "--device", "cpu"]) == 0
     assert "APr" in capsys.readouterr().out
     summary = json.loads((tmp_path / "inference" / "eval_summary.json").read_text())
@@ -116,7 +116,7 @@ def test_it_writes_pages_and_runs_with_masks(tuned):
 def test_a_plain_checkpoint_under_a_post_hoc_method(plain, validation, tmp_path, capsys):
     """Settings change method and options alone; a method that is to be trained is refused."""
     images = str(validation.parent / "images")
-    arguments = ["train", "--eval-only", "--run", str(plain), "--val-json", str(validation)]
+    arguments = ["train", "--eval-only", "--run", str(plain), "--val", str(validation)]
     arguments += ["--images", images, "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert main([*arguments, "method=norcal", "norcal.gamma=0.8"]) == 0
     summary = json.loads((tmp_path / "out" / "inference" / "eval_summary.json").read_text())
@@ -130,7 +130,7 @@ def test_a_plain_checkpoint_under_a_post_hoc_method(plain, validation, tmp_path,
     ):
         assert main([*arguments, *settings]) == 2
         assert message in capsys.readouterr().err
-    assert main([*arguments[:1], *arguments[2:], "--json", "x"]) == 2
+    assert main([*arguments[:1], *arguments[2:], "--train", "x"]) == 2
     assert "--run is the model that --eval-only evaluates" in capsys.readouterr().err
 
 

@@ -182,8 +182,8 @@ _SMALLEST = {"classification_throughput": ("--images", "128", "--rounds", "2")}
 def _torchvision(data: Path, folder: Path, device: str) -> Iterator[Step]:
     def train(name: str, *words: str, launcher: tuple[str, ...] = IIF) -> Step:
         run = folder / name.replace(" ", "_")
-        command = (*launcher, "train", "--preset", "openmoji", "--device", device)
-        command += ("--json", str(data / TRAIN_JSON), "--val-json", str(data / VAL_JSON))
+        command = (*launcher, "train", "preset=openmoji", "--device", device)
+        command += ("--train", str(data / TRAIN_JSON), "--val", str(data / VAL_JSON))
         command += ("--images", str(data), "--output", str(run))
         return Step(name, (*command, *words), run / SUMMARY)
 

@@ -12,13 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from iif.data.annotation_file import refuse_duplicates
 from iif.data.counts import Counts, count_annotations
+from iif.data.groups import GroupLimits, default_limits, given_limits
 from iif.errors import InputError
 from iif.files import read_json, write_json
-
-# LVIS's frequency groups: a rare class is shown by at most 10 training images, a common one by at
-# most 100, a frequent one by more (LVIS, arXiv 1908.03195, section 5.1).
-RARE_MAX_IMAGES = 10
-COMMON_MAX_IMAGES = 100
 
 _FORMAT = "iif-class-statistics/1"
 _COLUMNS = ("ids", "image_count", "instance_count", "fractal_dimension")
@@ -44,6 +40,9 @@ class ClassStatistics:
         num_images: the number N of images.
         fractal_dimension: (K,) float64 in [1, 2], of the centres of the class's boxes, or None when
             it was not computed.
+        federated: whether the annotations that were counted are in LVIS's format; None when not
+            known.
+        given_limits: the limits of rare and common classes that the user gave; None for none.
         source: where the statistics come from, for messages and provenance.
         left_out: names by id of the categories that the annotations name without showing one; a
             model has no class for them.
@@ -55,6 +54,8 @@ class ClassStatistics:
     instance_count: NDArray[np.int64] | None
     num_images: int
     fractal_dimension: NDArray[np.float64] | None
+    federated: bool | None
+    given_limits: GroupLimits | None
     source: str
     left_out: dict[int, str]
 
@@ -67,6 +68,8 @@ class ClassStatistics:
         names: Sequence[str] | None = None,
         ids: ArrayLike | None = None,
         fractal_dimension: ArrayLike | None = None,
+        federated: bool | None = None,
+        group_limits: Sequence[int] | None = None,
         source: str = "arrays",
         left_out: Mapping[int, str] | None = None,
     ) -> None:
@@ -79,6 +82,10 @@ class ClassStatistics:
             names: K names; by default the ids.
             ids: (K,) category ids in any order; by default 1 to K, as in LVIS.
             fractal_dimension: (K,) of the centres of the class's boxes, when known.
+            federated: whether the annotations are in LVIS's format, when known.
+            group_limits: the most training images of a rare and of a common class; by default
+                LVIS's, 10 and 100, or terciles where these would leave a group empty and the
+                annotations are not in LVIS's format.
             source: where the statistics come from.
             left_out: names by id of categories without an annotation.
 
@@ -120,6 +127,8 @@ class ClassStatistics:
         self.instance_count = ordered("instance_count")
         self.num_images = int(num_images)
         self.fractal_dimension = ordered("fractal_dimension")
+        self.federated = federated
+        self.given_limits = given_limits(group_limits)
         self.source = source
         self.left_out = {int(key): str(name) for key, name in (left_out or {}).items()}
         self._refuse_impossible_counts()
@@ -162,13 +171,16 @@ class ClassStatistics:
         return None if self.instance_count is None else int(self.instance_count.sum())
 
     @property
+    def group_limits(self) -> GroupLimits:
+        """The limits between rare, common and frequent classes."""
+        if self.given_limits is not None:
+            return self.given_limits
+        return default_limits(self.image_count, own_data=self.federated is False)
+
+    @property
     def groups(self) -> NDArray[np.str_]:
-        """(K,) "r", "c" or "f": LVIS's rare, common and frequent; never seen counts as rare."""
-        return np.select(
-            [self.image_count <= RARE_MAX_IMAGES, self.image_count <= COMMON_MAX_IMAGES],
-            ["r", "c"],
-            "f",
-        )
+        """(K,) "r", "c" or "f" by `group_limits`: rare, common or frequent."""
+        return self.group_limits.groups(self.image_count)
 
     def describe(self, rows: ArrayLike, limit: int = 5) -> str:
         """Name the classes in these rows, at most ``limit`` of them, with ids and counts."""
@@ -222,6 +234,7 @@ class ClassStatistics:
             names=chosen(counts.names),
             ids=chosen(counts.ids),
             fractal_dimension=None if dimension is None else chosen(dimension),
+            federated=counts.federated,
             source=source,
             left_out=left_out,
         )
@@ -296,9 +309,12 @@ class ClassStatistics:
     def to_dict(self) -> dict[str, Any]:
         """Return the statistics as plain numbers, strings and lists, ready for JSON."""
         columns = {key: getattr(self, key) for key in _COLUMNS}
+        limits = self.given_limits
         return {
             "source": self.source,
             "num_images": self.num_images,
+            "federated": self.federated,
+            "group_limits": None if limits is None else [limits.rare, limits.common],
             "names": list(self.names),
             **{key: None if column is None else column.tolist() for key, column in columns.items()},
             **({"left_out": list(map(list, self.left_out.items()))} if self.left_out else {}),
@@ -319,11 +335,9 @@ class ClassStatistics:
                 "ClassStatistics.to_dict"
             )
         arguments: dict[str, Any] = {key: values[key] for key in required}
-        return cls(
-            **arguments,
-            fractal_dimension=values.get("fractal_dimension"),
-            left_out=dict(values.get("left_out") or ()),
-        )
+        for key in ("fractal_dimension", "federated", "group_limits"):
+            arguments[key] = values.get(key)
+        return cls(**arguments, left_out=dict(values.get("left_out") or ()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the statistics as JSON (``class_statistics.json``), whole or not at all."""
@@ -361,8 +375,9 @@ class ClassStatistics:
         return ClassStatistics.from_dict({**self.to_dict(), **changes})
 
     def same_counts(self, other: ClassStatistics) -> bool:
-        """Return whether all but the source is equal."""
-        return {**self.to_dict(), "source": ""} == {**other.to_dict(), "source": ""}
+        """Return whether classes and counts are equal, whatever the source and the groups."""
+        free = dict.fromkeys(("source", "federated", "group_limits"))
+        return {**self.to_dict(), **free} == {**other.to_dict(), **free}
 
 
 def _whole_numbers(values: ArrayLike, key: str, source: str) -> NDArray[np.int64]:

@@ -203,7 +203,13 @@ class ClassifyConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=
             InputError: the method is none for classification, or the statistics cannot be used.
         """
         options = self.options.get(self.method)
-        return build_method(self.method, statistics, options, background=False)
+        return build_method(
+            self.method,
+            statistics,
+            options,
+            background=False,
+            written=lambda option, value: f"{self.method}.{option}={value}",
+        )
 
 
 def read_config(path: str | os.PathLike[str]) -> ClassifyConfig:

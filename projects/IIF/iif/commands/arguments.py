@@ -196,6 +196,14 @@ TRAIN_JSON = arg(
     help="training annotations, to count rare, common and frequent categories from where the test "
     "annotations do not name them (COCO's format, without it: AP without these groups)",
 )
+GROUPS = arg(
+    "--groups",
+    nargs=2,
+    type=count,
+    metavar=("RARE", "COMMON"),
+    help="the most training images of a rare and of a common category (default: LVIS's 10 and 100; "
+    "of a training set in COCO's format terciles, where these leave a group empty)",
+)
 NAMES = arg("--names", nargs="+", metavar="NAME", help="of all runs, the baseline first")
 RECALL = arg(
     "--recall", type=number, default=0.5, help="recall to match, per category (default %(default)s)"
@@ -237,10 +245,20 @@ PLAIN_MODEL = (
 
 
 def training_statistics(args: Namespace) -> ClassStatistics | None:
-    """Return the counts of the training annotations, where they are given."""
+    """Return the counts of the training annotations, where they are given.
+
+    Raises:
+        InputError: limits of the groups are given, but nothing to count.
+    """
     from iif.statistics import ClassStatistics
 
-    return ClassStatistics.from_json(args.train_json) if args.train_json else None
+    if args.train_json:
+        return ClassStatistics.from_json(args.train_json).replace(group_limits=args.groups)
+    if args.groups:
+        raise InputError(
+            "the limits of the groups are numbers of training images: give the training annotations"
+        )
+    return None
 
 
 def require_detectron2() -> None:

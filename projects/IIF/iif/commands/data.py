@@ -42,18 +42,26 @@ def check(args: Namespace) -> int:
 
 def weights(args: Namespace) -> None:
     """Count the classes of an annotation file and show their IIF weights."""
+    from iif.errors import InputError
+    from iif.methods.counts import CountsRefused
     from iif.methods.iif import iif_weights
     from iif.report.weights import format_classes, format_weights, write_weights_csv
     from iif.statistics import ClassStatistics
 
     statistics = ClassStatistics.from_json(args.json)
-    values = iif_weights(
-        statistics,
-        args.variant,
-        args.count_by,
-        zero_count=args.zero_count,
-        nonpositive=args.nonpositive,
-    )
+    clamp = "clamp" if statistics.federated is False else "error"
+    try:
+        values = iif_weights(
+            statistics,
+            args.variant,
+            args.count_by,
+            zero_count=args.zero_count or clamp,
+            nonpositive=args.nonpositive or clamp,
+        )
+    except CountsRefused as error:
+        raise InputError(
+            error.text(lambda option, value: f"--{option.replace('_', '-')} {value}")
+        ) from None
     print(
         f"{args.json}: {len(statistics):,} classes, {statistics.num_images:,} images, "
         f"{statistics.num_instances:,} instances; {args.variant} weights by {args.count_by}\n"
@@ -176,13 +184,13 @@ command(
     arg("--count-by", default="image", help="image or instance (default %(default)s)"),
     arg(
         "--zero-count",
-        default="error",
-        help="a class never seen: error, or clamp to count it as seen once (default %(default)s)",
+        help="a class never seen: error, or clamp to count it as seen once (default: error for a "
+        "file in LVIS's format, clamp for others)",
     ),
     arg(
         "--nonpositive",
-        default="error",
-        help="a weight that is not positive: error, or clamp to the smallest positive one",
+        help="a weight that is not positive: error, or clamp to the smallest positive one (default "
+        "as for --zero-count)",
     ),
     arg(
         "--csv",

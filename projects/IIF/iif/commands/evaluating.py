@@ -9,6 +9,7 @@ from iif.commands.arguments import (
     BOOTSTRAP,
     EXHAUSTIVE,
     FILE,
+    GROUPS,
     GT,
     HTML,
     NAMES,
@@ -80,6 +81,7 @@ def compare(args: Namespace) -> None:
     classification.
     """
     from iif.classification import reports
+    from iif.data.groups import given_limits
 
     if reports.compare(args):
         return
@@ -97,6 +99,7 @@ def compare(args: Namespace) -> None:
         bootstrap=args.bootstrap,
         seed=args.seed,
         recall=args.recall,
+        group_limits=given_limits(args.groups),
     )
     if args.output:
         pipelines.save_comparison(comparison, args.output)
@@ -111,13 +114,20 @@ def compare(args: Namespace) -> None:
 
 def compare_seeds(args: Namespace) -> None:
     """Compare methods whose runs have equal names: their seeds."""
+    from iif.data.groups import given_limits
     from iif.evaluation.seeds import compare_seeds
     from iif.report.seeds import save_seeds, seeds_text
 
     if args.html:
         raise InputError("a comparison of several seeds a method has no page, only text and JSON")
     runs = [args.baseline, *args.runs]
-    found = compare_seeds(runs, args.names, bootstrap=args.bootstrap, seed=args.seed)
+    found = compare_seeds(
+        runs,
+        args.names,
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+        group_limits=given_limits(args.groups),
+    )
     if args.output:
         save_seeds(found, args.output)
     print(seeds_text(found))
@@ -166,6 +176,7 @@ command(
     ),
     EXHAUSTIVE,
     TRAIN_JSON,
+    GROUPS,
 )
 command(
     "compare",
@@ -191,6 +202,7 @@ command(
     ),
     HTML,
     RECALL,
+    GROUPS,
     BOOTSTRAP,
     SEED,
 )

@@ -14,6 +14,7 @@ from iif.commands.arguments import (
     BOOTSTRAP,
     EXHAUSTIVE,
     FILE,
+    GROUPS,
     GT,
     HTML,
     NAMES,
@@ -99,6 +100,7 @@ def report(args: Namespace) -> None:
     their own: accuracy, false positives, calibration, every class.
     """
     from iif.classification import reports
+    from iif.data.groups import given_limits
     from iif.evaluation.operating_points import check_recall
     from iif.report import pipelines
     from iif.report.html import write_report
@@ -111,6 +113,7 @@ def report(args: Namespace) -> None:
             bootstrap=args.bootstrap,
             seed=args.seed,
             recall=args.recall,
+            group_limits=given_limits(args.groups),
         )
         comparison = compared.comparison
         analysed = pipelines.analyse_compared(
@@ -175,6 +178,7 @@ command(
     arg("--iou-type", choices=("bbox", "segm"), help="default: segm where all files have masks"),
     EXHAUSTIVE,
     TRAIN_JSON,
+    GROUPS,
     arg(
         "--num-images",
         type=count,
@@ -257,5 +261,6 @@ command(
     BOOTSTRAP,
     SEED,
     TRAIN_JSON,
+    GROUPS,
     check=check_report,
 )

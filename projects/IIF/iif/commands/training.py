@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
 from iif import layout
 from iif.commands.arguments import (
@@ -21,59 +25,146 @@ from iif.commands.arguments import (
 from iif.commands.command import command
 from iif.commands.settings import settings_text
 from iif.errors import InputError
+from iif.files import read_json
+
+# The part of the images that is held out where no validation set is given.
+_VAL_PART = 0.1
 
 
 def train(args: Namespace) -> None:
-    """Train with torchvision (with Detectron2: train_net.py).
+    """Train on your own data with torchvision (with Detectron2: train_net.py).
 
-    Trains torchvision's Faster R-CNN or Mask R-CNN, under a long-tail method or as the plain
-    baseline (method=none), and evaluates it. In several processes: torchrun --nproc_per_node N
-    -m iif.cli train ...
+    Chooses model, image size, batch, learning rate and length from the training data, and says
+    what and why; KEY=VALUE changes each. Trains torchvision's Faster R-CNN or Mask R-CNN under a
+    long-tail method or as the plain baseline (method=none), evaluates it during training and at
+    the end, keeps the best and the last checkpoint, and writes a report. In several processes:
+    torchrun --nproc_per_node N -m iif.cli train ...
     """
     require_torchvision()
+    if args.eval_only:
+        evaluate_run(args)
+        return
+    from iif.distributed import pick_device
+    from iif.methods import BASELINE
+    from iif.report.finish import finish_text
+    from iif.tv import TrainConfig, train
+    from iif.tv.config import read_config
+    from iif.tv.defaults import choose
+    from iif.tv.trainer import refuse_earlier_run
+
+    TrainConfig().override(args.settings)  # a mistyped one is told before anything is written
+    refuse_earlier_run(Path(args.output), args.resume)
+    annotations, validation, notes = training_files(args)
+    own = Path(args.output, layout.CONFIG_JSON)
+    if args.config is not None:
+        config = read_config(args.config)[0].override(args.settings)
+    elif args.resume and own.is_file():
+        config = read_config(own)[0].override(args.settings)
+        notes.append(f"Settings: those of {own}.")
+    else:
+        choice = choose(
+            annotations,
+            args.settings,
+            device=pick_device(args.device),
+            validated=validation is not None,
+        )
+        config, notes = choice.config, [*choice.notes, *notes]
+    first = int(os.environ.get("RANK", 0)) == 0
+    if first:
+        print("\n".join(notes), flush=True)
+    summary = train(
+        annotations,
+        args.images,
+        args.output,
+        config,
+        val_json=validation,
+        val_image_root=args.val_images,
+        exhaustive=args.exhaustive,
+        resume=args.resume,
+        device=args.device,
+        notes=notes,
+    )
+    if first:
+        page = write_page(args, summary)
+        baseline = None if config.method == BASELINE else BASELINE
+        print(finish_text(args.output, summary, report=page, baseline=baseline))
+
+
+def evaluate_run(args: Namespace) -> None:
+    """Evaluate a run, or a checkpoint of one."""
     from iif.report.text import summary_text
-    from iif.tv import TrainConfig, checkpoint, evaluate, train
-    from iif.tv.config import OPENMOJI, read_config
+    from iif.tv import checkpoint, evaluate
+    from iif.tv.config import read_config
 
     config, named = (None, None) if args.config is None else read_config(args.config)
-    if args.eval_only:
-        model = args.run or named or args.output
-        if args.settings:
-            config = (config or checkpoint.settings(model)).override(args.settings)
-        summary = evaluate(
-            model,
-            args.val_json,
-            args.val_images or args.images,
-            args.output,
-            config=config,
-            exhaustive=args.exhaustive,
-            device=args.device,
-        )
-    else:
-        preset = {"lvis": TrainConfig(), "openmoji": OPENMOJI}[args.preset]
-        summary = train(
-            args.json,
-            args.images,
-            args.output,
-            (config or preset).override(args.settings),
-            val_json=args.val_json,
-            val_image_root=args.val_images,
-            exhaustive=args.exhaustive,
-            resume=args.resume,
-            device=args.device,
-        )
+    model = args.run or named or args.output
+    if args.settings:
+        config = (config or checkpoint.settings(model)).override(args.settings)
+    summary = evaluate(
+        model,
+        args.val,
+        args.val_images or args.images,
+        args.output,
+        config=config,
+        exhaustive=args.exhaustive,
+        device=args.device,
+    )
     if summary is not None:
         print(summary_text(summary))
 
 
+def training_files(args: Namespace) -> tuple[str | Path, str | Path | None, list[str]]:
+    """Return the annotations to train and to evaluate on, and what was done to get them."""
+    preset = [text.partition("=")[2] for text in args.settings if text.startswith("preset=")]
+    whole = args.config is not None or (preset and preset[-1] != "own")
+    folder, run = Path(args.output, layout.SPLIT), Path(args.output, layout.CONFIG_JSON)
+    if args.resume and run.is_file():  # as the run began
+        recorded = read_json(run, dict[str, Any], what="settings (config.json)").get("train", "")
+        whole = Path(recorded).parent.name != layout.SPLIT
+    if args.val is not None or args.val_part == 0 or (args.val_part is None and whole):
+        return args.train, args.val, []
+    from iif.data.annotation_file import read_annotation_file
+    from iif.data.split import write_split
+    from iif.distributed import lock_output
+
+    read_annotation_file(args.train)
+    part = _VAL_PART if args.val_part is None else args.val_part
+    first = int(os.environ.get("RANK", 0)) == 0
+    with lock_output(args.output) if first else contextlib.nullcontext():
+        train, val = write_split(args.train, folder, part)
+    note = (
+        f"No --val is given: {part:.0%} of the images are held out to evaluate on ({val}); "
+        "--val-part chooses how many, 0 trains on all. Where several images show the same scene, "
+        "split by scenes yourself and give --val."
+    )
+    return train, val, [note]
+
+
+def write_page(args: Namespace, summary: dict[str, Any] | None) -> Path | None:
+    """Write the report of a run that was evaluated; return its path."""
+    if summary is None:
+        return None
+    from iif.report import pipelines
+    from iif.report.html import write_report
+
+    comparison = pipelines.compare_for_page([args.output]).comparison
+    analysed = pipelines.analyse_compared(pipelines.find_annotations(comparison), comparison)
+    images = args.val_images or args.images
+    page = Path(args.output, layout.REPORT)
+    write_report(pipelines.make_report(comparison, analysed, images=images), page)
+    return page
+
+
 def check_train(args: Namespace) -> None:
     """Refuse missing training or test annotations."""
-    if args.eval_only and args.val_json is None:
-        raise InputError("--eval-only needs --val-json")
+    if args.eval_only and args.val is None:
+        raise InputError("--eval-only needs --val")
     if args.run is not None and not args.eval_only:
         raise InputError("--run is the model that --eval-only evaluates")
-    if not args.eval_only and args.json is None:
-        raise InputError("--json is missing: the annotations to train on")
+    if not args.eval_only and args.train is None:
+        raise InputError("--train is missing: the annotations to train on")
+    if args.val is not None and args.val_part is not None:
+        raise InputError("--val-part is for a training without --val")
 
 
 def classify(args: Namespace) -> None:
@@ -154,22 +245,28 @@ command(
     "train",
     train,
     arg(
-        "--json",
+        "--train",
         metavar="FILE",
         reads=itself,
-        help="training annotations, LVIS- or COCO-format",
+        help="training annotations in LVIS's or COCO's format (told from the content)",
     ),
-    arg("--val-json", metavar="FILE", reads=itself, help="annotations to evaluate on"),
+    arg(
+        "--val",
+        metavar="FILE",
+        reads=itself,
+        help="annotations to evaluate on (default: a part of --train that is held out)",
+    ),
     arg("--images", required=True, metavar="DIR", help="folder of the images"),
-    arg("--val-images", metavar="DIR", help="of --val-json; default: --images"),
+    arg("--val-images", metavar="DIR", help="of --val; default: --images"),
+    arg(
+        "--val-part",
+        type=number,
+        metavar="P",
+        help=f"without --val: the part of the images to hold out (default {_VAL_PART}; with "
+        "--config or preset=lvis 0, no evaluation)",
+    ),
     output("DIR", (), "the folder to write to"),
     EXHAUSTIVE,
-    arg(
-        "--preset",
-        choices=("lvis", "openmoji"),
-        default="lvis",
-        help="settings to start from: the published ones on LVIS (default) or the demo's",
-    ),
     arg("--device", help="cpu, cuda or cuda:N (default: a GPU where there is one)"),
     arg("--resume", action="store_true", help="go on from the last checkpoint", group=ONE_OF),
     arg(
@@ -189,7 +286,7 @@ command(
         "--config",
         metavar="FILE",
         reads=unless_own,
-        help="settings to start from: a config.json",
+        help="settings to start from: a config.json (default: chosen from the training data)",
     ),
     arg("settings", nargs="*", metavar="KEY=VALUE", help="settings, listed below"),
     check=check_train,

@@ -76,6 +76,9 @@ def add_iif_config(cfg: CfgNode) -> None:
     cfg.MODEL.LONG_TAIL.STATISTICS = ""
     # Overrides the number N of training images; 0 uses the number found with the counts.
     cfg.MODEL.LONG_TAIL.NUM_IMAGES = 0
+    # The most training images of a rare and of a common class, as (10, 100); () takes LVIS's, 10
+    # and 100, or terciles where these leave a group empty and the data is not in LVIS's format.
+    cfg.MODEL.LONG_TAIL.GROUP_LIMITS = ()
 
     # The classifier, under any method: "linear", or "cosine" for
     # COSINE_TEMPERATURE * cos(feature, weight) + bias.

@@ -65,7 +65,12 @@ def method_from_config(cfg: CfgNode) -> Method:
             f"{statistics.source} counts {len(statistics)} classes: set "
             f"MODEL.ROI_HEADS.NUM_CLASSES {len(statistics)}"
         )
-    return build_method(name, statistics, options)
+    return build_method(
+        name,
+        statistics,
+        options,
+        written=lambda option, value: f"{options_node(name)}.{option.upper()} {value}",
+    )
 
 
 def refuse_sigmoid(name: str, use_sigmoid: bool) -> None:

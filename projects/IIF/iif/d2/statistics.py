@@ -44,6 +44,8 @@ def statistics_from_config(cfg: CfgNode, *, training: bool = False) -> ClassStat
         statistics = ClassStatistics.load(beside[0]) if beside else _count(cfg)
     if cfg.MODEL.LONG_TAIL.NUM_IMAGES:
         statistics = statistics.replace(num_images=cfg.MODEL.LONG_TAIL.NUM_IMAGES)
+    if cfg.MODEL.LONG_TAIL.GROUP_LIMITS:
+        statistics = statistics.replace(group_limits=list(cfg.MODEL.LONG_TAIL.GROUP_LIMITS))
     return statistics
 
 
@@ -148,6 +150,7 @@ def _add(first: ClassStatistics, second: ClassStatistics) -> ClassStatistics:
         instance_count=[instances[key] for key in ids] if counted else None,
         names=[named[key] for key in ids],
         ids=ids,
+        federated=first.federated and second.federated,
         source=f"{first.source} + {second.source}",
         left_out={key: name for key, name in named.items() if key not in images},
     )

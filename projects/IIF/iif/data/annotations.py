@@ -24,12 +24,12 @@ from iif.data.annotation_rows import AnnotatedImage, Category
 from iif.data.areas import areas
 from iif.data.boxes import warn_of_areas, warn_of_corners
 from iif.data.faults import Fault, Report, examples, refuse
+from iif.data.groups import GROUPS, GroupLimits
 from iif.data.masks import is_polygon, polygon_fault
 from iif.data.rle import RLEs
 from iif.errors import InputError
 
 _LVIS = "an LVIS-format annotation file"
-_GROUPS = ("r", "c", "f")
 
 
 class TrainingCounts(Protocol):
@@ -43,6 +43,10 @@ class TrainingCounts(Protocol):
     @property
     def groups(self) -> NDArray[np.str_]:
         """(K,) "r", "c" or "f"."""
+
+    @property
+    def group_limits(self) -> GroupLimits | None:
+        """The limits between the groups, where they are known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +64,7 @@ class Annotations:
         category_ids: (K,) int64, ascending.
         category_names: K names.
         groups: (K,) "r", "c" or "f"; "" for all of a COCO-format file without training counts.
+        group_limits: between the groups, where they were counted; None where the file names them.
         image_count: (K,) int64 training images that show the category; -1 not known.
         ann_ids: (G,) int64.
         ann_image, ann_category: (G,) int32 rows.
@@ -99,6 +104,7 @@ class Annotations:
     not_exhaustive: NDArray[np.int32]
     exhaustive: bool
     attribution: str = ""
+    group_limits: GroupLimits | None = None
     _rles: dict[int, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def image_row(self, ids: ArrayLike) -> NDArray[np.int64]:
@@ -170,7 +176,7 @@ def load_annotations(
             ``statistics``, ``frequency`` of each category.
         masks: require a segmentation of each annotation, and give access to them.
         statistics: the training set's counts. They fill ``image_count`` and, when
-            ``exhaustive``, the frequency groups.
+            ``exhaustive`` or with limits that the user gave, the frequency groups.
 
     Raises:
         InputError: the file is missing, not JSON (cut off), lacks a key, has an id twice or an
@@ -195,7 +201,7 @@ def load_annotations(
         )
     kept = _kept_categories(content, statistics)
     categories = [content.categories[row] for row in np.flatnonzero(kept).tolist()]
-    groups, image_count = _groups(content, categories, exhaustive, statistics)
+    groups, limits, image_count = _groups(content, categories, exhaustive, statistics)
     image_sizes = content.image_sizes()
     area = areas(content)
     warn_of_areas(content.path, area)
@@ -227,6 +233,7 @@ def load_annotations(
         not_exhaustive=_pairs(content, "not_exhaustive_category_ids", report),
         exhaustive=exhaustive,
         attribution=content.attribution,
+        group_limits=limits,
     )
 
 
@@ -292,13 +299,17 @@ def _groups(
     categories: Sequence[Category],
     exhaustive: bool,
     training: TrainingCounts | None,
-) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """Return the (K,) groups, "" where a COCO-format file has none, and the training counts."""
+) -> tuple[NDArray[np.str_], GroupLimits | None, NDArray[np.int64]]:
+    """Return the (K,) groups, "" where a COCO-format file has none, their limits, and the counts.
+
+    A file in LVIS's format names the groups itself, unless the user gave other limits.
+    """
     source = content.path
     image_count = np.array(
         [-1 if c.image_count is None else c.image_count for c in categories], dtype=np.int64
     )
     groups = [category.frequency for category in categories]
+    limits = None
     if training is not None:
         ids = np.array([category.id for category in categories], dtype=np.int64)
         rows = rows_of(training.ids, ids)
@@ -311,15 +322,18 @@ def _groups(
                 "same data set"
             )
         image_count = np.where(seen, training.image_count[rows], 0).astype(np.int64)
-        counted = np.where(seen, training.groups[rows], "r").tolist()
-        groups = [
-            own if own is not None and not exhaustive else other
-            for own, other in zip(groups, counted, strict=True)
-        ]
-    if exhaustive and None in groups:
-        return np.full(len(groups), "", dtype="<U1"), image_count
+        given = training.group_limits is not None and training.group_limits.rule == "given"
+        if exhaustive or given or None in groups:
+            limits = training.group_limits
+            counted = np.where(seen, training.groups[rows], "r").tolist()
+            groups = [
+                other if exhaustive or given or own is None else own
+                for own, other in zip(groups, counted, strict=True)
+            ]
+    if exhaustive and not all(groups):
+        return np.full(len(groups), "", dtype="<U1"), None, image_count
     _check_frequencies(categories, groups, refuse(source))
-    return np.array(groups, dtype="<U1"), image_count
+    return np.array(groups, dtype="<U1"), limits, image_count
 
 
 def _check_frequencies(
@@ -332,7 +346,7 @@ def _check_frequencies(
                 f"category {category.id} has no frequency (r, c or f); give the training "
                 "annotations to count it from"
             )
-        elif group not in _GROUPS:
+        elif group not in GROUPS:
             message = (
                 f'frequency of category {category.id} is {group!r}; it must be "r" (rare), "c" '
                 '(common) or "f" (frequent)'

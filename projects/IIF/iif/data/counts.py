@@ -39,6 +39,7 @@ class Counts(msgspec.Struct):
     repeated_images: int
     # Whether a category is trained on: `AnnotationFile.shown_categories`.
     shown: list[bool]
+    federated: bool  # whether the file is in LVIS's format
 
 
 class _Cache(msgspec.Struct):
@@ -93,6 +94,7 @@ def _count(path: str | os.PathLike[str]) -> Counts:
         fractal_dimension=_fractal_dimension(content),
         repeated_images=_repeated_images(content),
         shown=content.shown_categories.tolist(),
+        federated=content.federated,
     )
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from iif.data.groups import LVIS_LIMITS
 from iif.demo import font
 from iif.errors import InputError
-from iif.statistics import COMMON_MAX_IMAGES, RARE_MAX_IMAGES
 
 # Pairs per image on average, and the most that still leave room to draw them.
 _PAIRS_PER_IMAGE = 3
@@ -110,9 +110,7 @@ class ImagePlan:
 
 def group_of(image_count: int) -> str:
     """Return LVIS's letter of a category in so many training images: r, c or f."""
-    if image_count <= RARE_MAX_IMAGES:
-        return "r"
-    return "c" if image_count <= COMMON_MAX_IMAGES else "f"
+    return str(LVIS_LIMITS.groups(np.array([image_count]))[0])
 
 
 def training_counts(num_categories: int, num_images: int) -> NDArray[np.int64]:
@@ -123,7 +121,7 @@ def training_counts(num_categories: int, num_images: int) -> NDArray[np.int64]:
         some frequent wherever so many images and categories allow it.
     """
     counts = _counts(num_categories, num_images, _EXPONENT)
-    if num_categories < 3 or _MAX_SHARE * num_images < COMMON_MAX_IMAGES + 1:
+    if num_categories < 3 or _MAX_SHARE * num_images < LVIS_LIMITS.common + 1:
         return counts
     for exponent in _EXPONENT * _STEEPER ** np.arange(_STEPS):
         steeper = _counts(num_categories, num_images, exponent)

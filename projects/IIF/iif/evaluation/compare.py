@@ -15,13 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iif import layout
-from iif.data.results import IOU_TYPES
+from iif.data.groups import GroupLimits
 from iif.data.sources import ReadFile
 from iif.errors import InputError
 from iif.evaluation.at_recall import Interval as Interval
 from iif.evaluation.at_recall import RecallRow, recall_rows
 from iif.evaluation.bootstrap import percentile_interval
-from iif.evaluation.conditions import Conditions, refuse_differences
+from iif.evaluation.conditions import (
+    Conditions,
+    common_iou_types,
+    refuse_differences,
+    same_results_notes,
+    setting_notes,
+)
+from iif.evaluation.grouping import alike_grouped
 from iif.evaluation.intervals import Replicates, replicate_metrics, within_fixed_cap
 from iif.evaluation.matches_file import load_evaluated
 from iif.evaluation.matching import MAX_DETECTIONS, Matches
@@ -98,7 +105,7 @@ class CategoryRow:
 
     Attributes:
         id, name: the category.
-        group: "r", "c" or "f".
+        group: "r", "c" or "f"; "" without groups.
         image_count: training images that contain it; None when unknown.
         num_gt: ground-truth instances in the evaluated set.
         ap: IoU type -> (runs,) AP.
@@ -133,6 +140,8 @@ class Comparison:
         seed: of the bootstrap.
         at_recall: the runs at equal recall, a row for each IoU type and group; empty where the
             matches are missing.
+        group_limits: between rare, common and frequent categories, where they were counted; None
+            where the annotation file names the groups, or there are none.
     """
 
     runs: list[RunInfo]
@@ -145,6 +154,7 @@ class Comparison:
     seed: int
     max_dets: int | None = MAX_DETECTIONS
     at_recall: list[RecallRow] = field(default_factory=list)
+    group_limits: GroupLimits | None = None
 
     @property
     def names(self) -> list[str]:
@@ -178,6 +188,7 @@ def compare(
     bootstrap: int = 1000,
     seed: int = 0,
     recall: float = 0.5,
+    group_limits: GroupLimits | None = None,
 ) -> Comparison:
     """Compare evaluated runs; the first is the baseline. One run alone has no differences.
 
@@ -188,13 +199,22 @@ def compare(
         bootstrap: replicates behind the 95% intervals, 0 for none.
         seed: of the bootstrap.
         recall: at which false positives are compared.
+        group_limits: between rare, common and frequent categories; by default those of the runs.
+            Runs whose groups differ are compared without them.
 
     Raises:
         InputError: the recall is out of range, a summary is missing or malformed, two runs were
             evaluated differently (`refuse_differences`), or names are not different or not given
             for all runs; the message names the fault.
     """
-    return compare_replicated(paths, names=names, bootstrap=bootstrap, seed=seed, recall=recall)[0]
+    return compare_replicated(
+        paths,
+        names=names,
+        bootstrap=bootstrap,
+        seed=seed,
+        recall=recall,
+        group_limits=group_limits,
+    )[0]
 
 
 def compare_replicated(
@@ -204,6 +224,7 @@ def compare_replicated(
     bootstrap: int = 1000,
     seed: int = 0,
     recall: float = 0.5,
+    group_limits: GroupLimits | None = None,
 ) -> tuple[Comparison, dict[str, Replicates]]:
     """Return what `compare` returns, and the replicates of its runs by IoU type, as far as made."""
     check_recall(recall)
@@ -215,9 +236,12 @@ def compare_replicated(
     # Each pair: settings that the baseline does not know can still differ between later runs.
     for one, other in combinations(conditions, 2):
         refuse_differences(one, other)
+    summaries, group_notes = alike_grouped(pairs, group_limits)
+    pairs = list(zip(labels, summaries, strict=True))
     iou_types, notes = common_iou_types(pairs)
+    notes += group_notes
     if len(pairs) > 1:
-        notes += _setting_notes(pairs) + _same_results_notes(pairs)
+        notes += setting_notes(pairs) + same_results_notes(pairs)
 
     replicates: dict[str, Replicates] = {}
     at_recall: list[RecallRow] = []
@@ -272,6 +296,7 @@ def compare_replicated(
         seed=seed,
         max_dets=max_dets,
         at_recall=at_recall,
+        group_limits=summaries[0].evaluation.group_limits,
     )
     return comparison, replicates
 
@@ -311,46 +336,6 @@ def metric_names(max_dets: int | None) -> list[str]:
     """Return METRICS with the recall named by the cap on detections."""
     renamed = {recall_metric(MAX_DETECTIONS): recall_metric(max_dets)}
     return [renamed.get(metric, metric) for metric in METRICS]
-
-
-def common_iou_types(pairs: Sequence[tuple[str, Summary]]) -> tuple[list[str], list[str]]:
-    """Return the IoU types that all have, and a note for each that some lack."""
-    common: list[str] = []
-    notes = []
-    for iou_type in IOU_TYPES:
-        without = [name for name, summary in pairs if not summary.metrics.get(iou_type)]
-        if not without:
-            common.append(iou_type)
-        elif len(without) < len(pairs):
-            kind = "mask" if iou_type == "segm" else "box"
-            notes.append(f"{kind} AP is left out: {', '.join(without)} has none.")
-    if not common:
-        raise InputError(
-            "the runs have no IoU type in common; evaluate all as boxes, or all as masks"
-        )
-    return common, notes
-
-
-def _setting_notes(pairs: Sequence[tuple[str, Summary]]) -> list[str]:
-    """Return a note for each test setting that could not be checked."""
-    notes = []
-    keys = sorted({key for _, summary in pairs for key in summary.test_settings})
-    for key in keys or ["test_settings"]:
-        unknown = [name for name, summary in pairs if summary.test_settings.get(key) is None]
-        if unknown:
-            notes.append(
-                f"{key} is not recorded for {', '.join(unknown)}: "
-                "whether it was the same could not be checked."
-            )
-    return notes
-
-
-def _same_results_notes(pairs: Sequence[tuple[str, Summary]]) -> list[str]:
-    return [
-        f"{a} and {b} were evaluated from the same result file."
-        for (a, first), (b, second) in combinations(pairs, 2)
-        if first.results.sha256 and first.results.sha256 == second.results.sha256
-    ]
 
 
 def load_all_matches(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 
 import msgspec
 
@@ -26,7 +27,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
         sha256: of the annotation file.
         num_images: images in it.
         category_ids: (K,) ascending.
-        groups: (K,) "r", "c" or "f".
         exhaustive: whether every category was verified in every image.
         max_dets: the cap on an image's detections.
         iou_thresholds: of the evaluation.
@@ -39,7 +39,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
     num_images: int
     category_ids: tuple[int, ...]
-    groups: tuple[str, ...]
     exhaustive: bool
     max_dets: int | None
     iou_thresholds: tuple[float, ...]
@@ -63,7 +62,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
             sha256=dataset.sha256,
             num_images=dataset.num_images,
             category_ids=tuple(category.id for category in summary.per_category),
-            groups=tuple(category.group for category in summary.per_category),
             exhaustive=dataset.exhaustive,
             max_dets=evaluation.max_dets,
             iou_thresholds=tuple(evaluation.iou_thresholds),
@@ -91,7 +89,6 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True):
             sha256=gt.sha256,
             num_images=len(gt.image_ids),
             category_ids=tuple(gt.category_ids.tolist()),
-            groups=tuple(gt.groups.tolist()),
             exhaustive=gt.exhaustive,
             max_dets=MAX_DETECTIONS,
             iou_thresholds=tuple(IOU_THRESHOLDS.round(2).tolist()),
@@ -129,9 +126,6 @@ def refuse_differences(one: tuple[str, Conditions], other: tuple[str, Conditions
     check("the number of categories", len(a.category_ids), len(b.category_ids), remedy)
     if a.category_ids != b.category_ids:
         raise InputError(f"{refused}: category ids differ; {remedy}")
-    remedy = "evaluate both with the counts of the same training annotations"
-    for category, group_a, group_b in zip(a.category_ids, a.groups, b.groups, strict=True):
-        check(f"the frequency group of category {category}", group_a, group_b, remedy)
     remedy = "evaluate both in the same way"
     check("exhaustive annotation", a.exhaustive, b.exhaustive, remedy)
     check("max_dets", a.max_dets, b.max_dets, remedy)
@@ -148,3 +142,44 @@ def refuse_differences(one: tuple[str, Conditions], other: tuple[str, Conditions
         raise InputError(
             f"{refused}: they have no IoU type in common; evaluate both as boxes, or as masks"
         )
+
+
+def common_iou_types(pairs: Sequence[tuple[str, Summary]]) -> tuple[list[str], list[str]]:
+    """Return the IoU types that all have, and a note for each that some lack."""
+    common: list[str] = []
+    notes = []
+    for iou_type in IOU_TYPES:
+        without = [name for name, summary in pairs if not summary.metrics.get(iou_type)]
+        if not without:
+            common.append(iou_type)
+        elif len(without) < len(pairs):
+            kind = "mask" if iou_type == "segm" else "box"
+            notes.append(f"{kind} AP is left out: {', '.join(without)} has none.")
+    if not common:
+        raise InputError(
+            "the runs have no IoU type in common; evaluate all as boxes, or all as masks"
+        )
+    return common, notes
+
+
+def setting_notes(pairs: Sequence[tuple[str, Summary]]) -> list[str]:
+    """Return a note for each test setting that could not be checked."""
+    notes = []
+    keys = sorted({key for _, summary in pairs for key in summary.test_settings})
+    for key in keys or ["test_settings"]:
+        unknown = [name for name, summary in pairs if summary.test_settings.get(key) is None]
+        if unknown:
+            notes.append(
+                f"{key} is not recorded for {', '.join(unknown)}: "
+                "whether it was the same could not be checked."
+            )
+    return notes
+
+
+def same_results_notes(pairs: Sequence[tuple[str, Summary]]) -> list[str]:
+    """Return a note for each two runs that are one."""
+    return [
+        f"{a} and {b} were evaluated from the same result file."
+        for (a, first), (b, second) in combinations(pairs, 2)
+        if first.results.sha256 and first.results.sha256 == second.results.sha256
+    ]

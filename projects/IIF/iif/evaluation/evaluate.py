@@ -91,7 +91,7 @@ def evaluate_files(
     test_settings, dataset_name) is kept where it was of the same files and is not given anew.
 
     Args:
-        gt_path: the annotation file, LVIS- or COCO-format, or the content of one.
+        gt_path: the annotation file in LVIS's or COCO's format, or the content of one.
         results: the result file (LVIS's submission format), or several: their rows count as those
             of one file, in this order. "-" is standard input; pipes and gzip are read, too.
         iou_types: "bbox", "segm" or both; by default those that the first row of all has.
@@ -100,7 +100,7 @@ def evaluate_files(
         exhaustive: whether every category is verified in every image, as in COCO; False insists
             on LVIS's format. By default the file's content decides.
         statistics: the training set's counts, from which the groups are made where the annotation
-            file has none (COCO-format).
+            file has none (COCO's format) or the user gave their limits.
         dataset_name: as recorded; by default the annotation file's name.
         test_settings: the model's score_threshold, nms_threshold and detections_per_image, as far
             as they are known.
@@ -228,7 +228,7 @@ def evaluate(
         ),
         results=Results.of(detections),
         test_settings=dict.fromkeys(TEST_SETTINGS) | dict(test_settings or {}),
-        evaluation=Evaluation(max_dets, IOU_THRESHOLDS.round(2).tolist()),
+        evaluation=Evaluation(max_dets, IOU_THRESHOLDS.round(2).tolist(), gt.group_limits),
         method=None if method is None else dict(method),
         config=None if config is None else dict(config),
         metrics={str(iou_type): values for iou_type, values in metrics.items()},

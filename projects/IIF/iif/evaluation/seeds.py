@@ -14,11 +14,13 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
+from iif.data.groups import GroupLimits
 from iif.errors import InputError
 from iif.evaluation import compare as runs
 from iif.evaluation.bootstrap import percentile_interval
 from iif.evaluation.compare import Interval
-from iif.evaluation.conditions import Conditions, refuse_differences
+from iif.evaluation.conditions import Conditions, common_iou_types, refuse_differences
+from iif.evaluation.grouping import alike_grouped
 from iif.evaluation.intervals import Replicates
 from iif.evaluation.summary_file import find_summary, read_summary
 
@@ -84,6 +86,7 @@ def compare_seeds(
     *,
     bootstrap: int = 1000,
     seed: int = 0,
+    group_limits: GroupLimits | None = None,
 ) -> SeedComparison:
     """Compare methods of which several runs were evaluated; the first method is the baseline.
 
@@ -96,6 +99,7 @@ def compare_seeds(
         names: of each run its method: runs of one name are its seeds.
         bootstrap: replicates behind the 95% intervals, 0 for none.
         seed: of the bootstrap.
+        group_limits: as for `iif.evaluation.compare.compare`.
 
     Raises:
         InputError: as `iif.evaluation.compare.compare`, or all runs are of one method.
@@ -114,7 +118,9 @@ def compare_seeds(
     ]
     for one, other in combinations(conditions, 2):
         refuse_differences(one, other)
-    iou_types, notes = runs.common_iou_types(list(zip(labels, summaries, strict=True)))
+    summaries, group_notes = alike_grouped(list(zip(labels, summaries, strict=True)), group_limits)
+    iou_types, notes = common_iou_types(list(zip(labels, summaries, strict=True)))
+    notes += group_notes
     replicates: dict[str, Replicates] = {}
     if bootstrap:
         matches, fixed, missing = runs.load_all_matches(files, summaries, labels, iou_types)

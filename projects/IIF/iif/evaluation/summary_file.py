@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from iif import layout
+from iif.data.groups import GroupLimits
 from iif.data.results import Detections
 from iif.data.sources import ReadFile
 from iif.errors import InputError
@@ -63,10 +64,18 @@ class Results(msgspec.Struct):
 
 
 class Evaluation(msgspec.Struct):
-    """The evaluator's own settings."""
+    """The evaluator's own settings.
+
+    Attributes:
+        max_dets: the cap on detections; None for no cap.
+        iou_thresholds: from 0.5 to 0.95.
+        group_limits: between rare, common and frequent categories, where they were counted; None
+            where the annotation file names the groups, or there are none.
+    """
 
     max_dets: int | None
     iou_thresholds: list[float]
+    group_limits: GroupLimits | None = None
 
 
 class Category(msgspec.Struct, kw_only=True):

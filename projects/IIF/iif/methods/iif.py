@@ -16,7 +16,7 @@ from torch import Tensor
 from iif.errors import InputError
 from iif.methods.affine import Affine
 from iif.methods.base import Options
-from iif.methods.counts import OnFault, ZeroCount, warn_of_unseen
+from iif.methods.counts import CountsRefused, OnFault, Written, ZeroCount, warn_of_unseen
 from iif.statistics import ClassStatistics
 
 # Each variant as a function of the classes' counts f (K,) and of the total N.
@@ -212,15 +212,21 @@ def _refuse_unusable(
     wrong = np.flatnonzero(~(weights.isfinite() & (weights > 0)))
     if not len(wrong):
         return
-    remedies = []
-    if (counts[wrong] == 0).any():
-        remedies.append('count a class that was never seen as seen once with zero_count "clamp"')
-    if (counts[wrong] > 0).any() and not clamped:
-        remedies.append('raise it to the smallest positive weight with nonpositive "clamp"')
     value = weights[wrong[0]].item()
     others = f" (and {len(wrong) - 1} more classes)" if len(wrong) > 1 else ""
-    raise InputError(
-        f"{statistics.source}: the {variant} weight by {count_by} of class "
-        f"{statistics.describe(wrong[0])} is {value:.6g}{others}; it must be finite and positive: "
-        f"{', or '.join([*remedies, 'take another variant'])}"
-    )
+
+    def text(written: Written) -> str:
+        remedies = []
+        if (counts[wrong] == 0).any():
+            clamp = written("zero_count", "clamp")
+            remedies.append(f"count a class that was never seen as seen once with {clamp}")
+        if (counts[wrong] > 0).any() and not clamped:
+            clamp = written("nonpositive", "clamp")
+            remedies.append(f"raise it to the smallest positive weight with {clamp}")
+        return (
+            f"{statistics.source}: the {variant} weight by {count_by} of class "
+            f"{statistics.describe(wrong[0])} is {value:.6g}{others}; it must be finite and "
+            f"positive: {', or '.join([*remedies, 'take another variant'])}"
+        )
+
+    raise CountsRefused(text)

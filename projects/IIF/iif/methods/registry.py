@@ -12,6 +12,7 @@ import msgspec
 
 from iif.errors import InputError
 from iif.methods.base import Method, Options
+from iif.methods.counts import CountsRefused, Written
 from iif.methods.eqlv2 import EQLv2
 from iif.methods.fracal import Fracal
 from iif.methods.iif import IIF
@@ -56,6 +57,8 @@ def build_method(
     statistics: ClassStatistics | None = None,
     options: Mapping[str, Any] | Options | None = None,
     background: bool = True,
+    *,
+    written: Written | None = None,
 ) -> Method:
     """Build a long-tail method for a classifier.
 
@@ -64,6 +67,8 @@ def build_method(
         statistics: of the training set; the baseline needs none.
         options: the method's settings by name, or its options.
         background: whether the classifier has a background output (a detector's, last).
+        written: how an option and its value are written where the user makes settings, for the
+            message; by default as in a call.
 
     Raises:
         InputError: there is no such method or option, a value is not legal, or the statistics are
@@ -76,7 +81,12 @@ def build_method(
             f"method {name} needs the class statistics of the training set: count its annotations "
             "with ClassStatistics.from_json"
         )
-    return kind(settings, statistics, background=background)
+    try:
+        return kind(settings, statistics, background=background)
+    except CountsRefused as error:
+        if written is None:
+            raise
+        raise InputError(error.text(written)) from None
 
 
 def parse_options(

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from iif.data.groups import LVIS_LIMITS
 from iif.errors import InputError
 from iif.evaluation.analyses import Findings
 from iif.evaluation.compare import Comparison
@@ -28,6 +29,7 @@ from iif.report.labels import (
     OUTCOME_LABELS,
     OUTCOME_NAMES,
     WHY_LABELS,
+    groups_sentence,
 )
 from iif.report.page import page_sections
 from iif.report.palette import (
@@ -123,6 +125,7 @@ def _page(report: Report) -> dict[str, Any]:
     comparison, runs = report.comparison, report.runs
     main = report.analyses[0] if report.analyses else None
     links = CropLinks(report.crops)
+    limits = None if comparison is None else comparison.group_limits
     pooled = None
     if report.pooled is not None and comparison is not None:
         pooled = pooled_words(report.pooled, comparison.main_iou_type)
@@ -144,6 +147,8 @@ def _page(report: Report) -> dict[str, Any]:
         "group_colors": GROUP_COLORS,
         "found_colors": FOUND_COLORS,
         "group_labels": GROUP_LABELS,
+        "group_limits": limits or LVIS_LIMITS,
+        "groups_sentence": groups_sentence(limits),
         "metrics": sections.metric_tables(comparison) if comparison is not None else [],
         "further": sections.further_figures(report),
         "analyses": [sections.false_positive_view(a, links) for a in report.analyses],

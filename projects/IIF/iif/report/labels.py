@@ -6,6 +6,7 @@ of an object in a picture (GROUND_TRUTH and KINDS of `iif.evaluation.scenes`).
 
 from __future__ import annotations
 
+from iif.data.groups import GroupLimits
 from iif.evaluation.scenes import GROUND_TRUTH
 
 IOU_NAMES = {"bbox": "box", "segm": "mask"}
@@ -88,6 +89,21 @@ MISS_REASONS = {
     "Ignored": "the detection there is ignored",
     "None": "no detection: nothing overlaps it",
 }
+
+
+def groups_sentence(limits: GroupLimits | None) -> str:
+    """Return which categories are rare, common and frequent; "" by LVIS's own limits."""
+    if limits is None or limits.rule == "lvis":
+        return ""
+    reason = (
+        "terciles of the categories, because LVIS's limits, 10 and 100, leave a group empty"
+        if limits.rule == "terciles"
+        else "as given; LVIS's limits are 10 and 100"
+    )
+    return (
+        f"Rare categories are in at most {limits.rare:,} training images, common ones in at most "
+        f"{limits.common:,}, frequent ones in more ({reason})."
+    )
 
 
 def short_name(name: str, limit: int = 18) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from iif import layout
 from iif.data.annotations import Annotations, load_annotations
+from iif.data.groups import GroupLimits
 from iif.data.results import IOU_TYPES, Detections, IouType, load_results
 from iif.data.sources import ReadFile, ResultFiles
 from iif.errors import InputError
@@ -250,6 +251,7 @@ def compare_for_page(
     bootstrap: int = 1000,
     seed: int = 0,
     recall: float = 0.5,
+    group_limits: GroupLimits | None = None,
 ) -> PageRuns:
     """Compare runs; of more than MAX_RUNS, or of several seeds a method, choose two for the page.
 
@@ -257,9 +259,14 @@ def compare_for_page(
     first run's has the highest) the run of the same seed, else its first.
 
     Args:
-        runs, names, bootstrap, seed, recall: as for `iif.evaluation.compare.compare`.
+        runs, names, bootstrap, seed, recall, group_limits: as for `iif.evaluation.compare.compare`.
     """
-    options: dict[str, Any] = {"bootstrap": bootstrap, "seed": seed, "recall": recall}
+    options: dict[str, Any] = {
+        "bootstrap": bootstrap,
+        "seed": seed,
+        "recall": recall,
+        "group_limits": group_limits,
+    }
     comparison, replicates = compare_replicated(runs, names=names, **options)
     details = read_details(comparison)
     methods = method_names(details)
@@ -347,11 +354,13 @@ def _load_ground_truth(
     comparison: Comparison,
     train_json: str | os.PathLike[str] | None,
 ) -> Annotations:
-    statistics: ClassStatistics | _Recorded | None = None
+    recorded = _Recorded(comparison)
+    statistics: ClassStatistics | _Recorded = recorded
     if train_json is not None:
         statistics = ClassStatistics.from_json(train_json)
-    elif all(row.group for row in comparison.categories):  # none of a COCO file without counts
-        statistics = _Recorded(comparison)
+        if comparison.group_limits is not None:
+            limits = [comparison.group_limits.rare, comparison.group_limits.common]
+            statistics = statistics.replace(group_limits=limits)
     gt = load_annotations(
         path,
         exhaustive=comparison.dataset.exhaustive,
@@ -364,6 +373,8 @@ def _load_ground_truth(
             f"{gt.sha256[:12]}, in {comparison.runs[0].summary} {comparison.dataset.sha256[:12]}); "
             "give that file, or evaluate the runs again"
         )
+    if not all(recorded.groups):  # a COCO file without counts, or runs whose groups differ
+        return replace(gt, groups=recorded.groups)
     for row, group in zip(comparison.categories, gt.groups, strict=True):
         if row.group != group:
             raise InputError(
@@ -384,6 +395,7 @@ class _Recorded:
         counts = [-1 if row.image_count is None else row.image_count for row in rows]
         self.image_count = np.array(counts, np.int64)
         self.groups = np.array([row.group for row in rows])
+        self.group_limits = comparison.group_limits
 
 
 def _check_results(run: RunInfo, detections: Detections) -> None:

@@ -15,7 +15,7 @@ from iif.errors import InputError
 from iif.files import atomic_write
 from iif.report.labels import GROUP_LABELS
 from iif.report.palette import GROUP_COLORS
-from iif.statistics import COMMON_MAX_IMAGES, RARE_MAX_IMAGES, ClassStatistics
+from iif.statistics import ClassStatistics
 
 _FORMATS = ("png", "pdf", "svg")
 
@@ -77,8 +77,9 @@ def plot_weights(
     by_rank.set_xlabel("Rank of the class")
     by_rank.set_ylabel(f"Training {count_by}s of the class")
     if count_by == "image":
-        # Where LVIS draws the line between rare, common and frequent.
-        for limit in (RARE_MAX_IMAGES, COMMON_MAX_IMAGES):
+        # The lines between rare, common and frequent.
+        limits = statistics.group_limits
+        for limit in (limits.rare, limits.common):
             by_count.axvline(limit + 0.5, color="0.85", lw=0.8, zorder=0)
             by_rank.axhline(limit + 0.5, color="0.85", lw=0.8, zorder=0)
     return figure

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,7 +159,9 @@ def class_weights(
         kind = method_type(str(record["name"]))
         if tuple(kind.needs) != ("counts",):
             return None
-        method = build_method(kind.name, statistics, record["options"])
+        with warnings.catch_warnings():  # what was clamped was said when it was trained
+            warnings.simplefilter("ignore")
+            method = build_method(kind.name, statistics, record["options"])
     except InputError:
         return None
     for attribute, words in (("scale", "factor of the logit"), ("shift", "added to the logit")):

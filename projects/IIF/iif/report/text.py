@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iif import layout
+from iif.data.groups import GroupLimits
 from iif.evaluation.compare import CategoryRow, Comparison
 from iif.evaluation.false_positives import (
     ERROR_TYPES,
@@ -21,7 +22,7 @@ from iif.evaluation.operating_points import all_runs_reach
 from iif.evaluation.scenes import Scene
 from iif.files import atomic_write, together
 from iif.report.advice import recommendation
-from iif.report.labels import GROUP_LABELS, IOU_NAMES, OUTCOME_WORDS
+from iif.report.labels import GROUP_LABELS, IOU_NAMES, OUTCOME_WORDS, groups_sentence
 from iif.report.records import (
     comparison_categories_csv,
     comparison_csv,
@@ -94,8 +95,14 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         f"{dataset['name']}: {dataset['num_images']:,} images, "
         f"{dataset['num_annotations']:,} annotations, {dataset['num_categories']:,} categories; "
         f"{results['num_detections']:,} detections\n{table}\n\n"
-        + "\n".join(found_categories(summary))
+        + "\n".join([*found_categories(summary), *_groups_of(summary)])
     ).rstrip()
+
+
+def _groups_of(summary: Mapping[str, Any]) -> list[str]:
+    limits = summary["evaluation"].get("group_limits")
+    sentence = groups_sentence(None if limits is None else GroupLimits(**limits))
+    return [sentence] if sentence else []
 
 
 # Comparison
@@ -138,7 +145,8 @@ def _comparison(comparison: Comparison, style: _Style) -> str:
             title = f"Categories that {verb} most {kind} AP in {name}"
             table = style.table(*_category_table(comparison, rows, run)) if rows else "None."
             parts.append(style.part(title, table))
-    parts += [f"Note: {note}" for note in comparison.notes]
+    groups = groups_sentence(comparison.group_limits)
+    parts += [f"Note: {note}" for note in [*comparison.notes, groups] if note]
     return "\n\n".join(parts)
 
 

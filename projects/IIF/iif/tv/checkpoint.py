@@ -26,8 +26,12 @@ FORMAT = "iif-torchvision/2"
 
 # Settings that a resumed run may change: they affect no iteration that was done.
 _FREE_ON_RESUME = {
+    "preset",
+    "epochs",
     "iterations",
     "checkpoint_period",
+    "keep_all_checkpoints",
+    "evaluation_period",
     "workers",
     "cache_images",
     "score_threshold",
@@ -62,8 +66,18 @@ def save(
     config: TrainConfig,
     statistics: ClassStatistics,
     iteration: int,
+    *,
+    best: dict[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint, whole or not at all, and note it as the last one of its folder.
+
+    The best one (layout.BEST_CHECKPOINT) is not noted: no run goes on from it.
+
+    Args:
+        path: where it goes.
+        model, optimizer, config, statistics: of the run.
+        iteration: how many iterations are done.
+        best: what `iif.tv.validation.Validation` knows of the best one so far.
 
     Raises:
         InputError: it cannot be written, for example on a full disk; the last one stays noted.
@@ -78,13 +92,15 @@ def save(
         RECORD: method_of(model).record(),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "best": best,
     }
     last = path.parent / layout.LAST_CHECKPOINT
     try:
         with atomic_write(path, "wb") as f:
             torch.save(content, f)
-        with atomic_write(last) as f:
-            f.write(path.name)
+        if path.name != layout.BEST_CHECKPOINT:
+            with atomic_write(last) as f:
+                f.write(path.name)
     except (OSError, RuntimeError) as error:
         # torch raises a RuntimeError of its own while the OSError of a full disk is handled.
         reason = error if isinstance(error, OSError) else error.__context__

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -24,20 +24,38 @@ class _ConfigFile(msgspec.Struct):
 class TrainConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The defaults are the published setting on LVIS v1, 12 epochs of 16 images a batch."""
 
+    preset: Annotated[
+        Literal["own", "lvis", "openmoji"],
+        Meta(
+            description='What "iif train" takes the other settings from: own, chosen from the '
+            "training data; lvis, the published setting on LVIS v1; or openmoji, the demo's. In "
+            "Python it changes nothing."
+        ),
+    ] = "lvis"
     method: Annotated[str, Meta(description=METHOD)] = DEFAULT
+    group_limits: Annotated[
+        tuple[Count, Count] | None,
+        Meta(
+            description="The most training images of a rare and of a common class; null: LVIS's, "
+            "10 and 100, or terciles where these leave a group empty and the training data is not "
+            "in LVIS's format."
+        ),
+    ] = None
 
     model: Annotated[
         str,
         Meta(
             description="A detection model of torchvision.models by name (its box head must be "
-            "Fast R-CNN's), or \"maskrcnn_resnet18_fpn_small\", the demo's."
+            "Fast R-CNN's), or \"maskrcnn_resnet18_fpn_small\", the demo's, or the same with "
+            "fasterrcnn, for boxes alone."
         ),
     ] = "maskrcnn_resnet50_fpn_v2"
     weights: Annotated[
         str | None,
         Meta(
-            description='Published weights of the whole model by torchvision\'s name ("COCO_V1"), '
-            "their classes being replaced by the training set's; null: none."
+            description="Weights of the whole model to start from: published ones by torchvision's "
+            'name ("COCO_V1"), or a file (.pth): torchvision\'s, or a checkpoint of "iif train". '
+            "Their classes are replaced by the training set's; null: none."
         ),
     ] = None
     weights_backbone: Annotated[
@@ -85,6 +103,13 @@ class TrainConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     images_per_batch: Annotated[
         Positive, Meta(description="Images of one iteration over all processes.")
     ] = 16
+    epochs: Annotated[
+        Above0 | None,
+        Meta(
+            description='Passes over the training images, from which "iif train" computes '
+            "iterations, steps and warm-up; in Python iterations alone counts."
+        ),
+    ] = None
     iterations: Annotated[Positive, Meta(description="Iterations of the training.")] = 74_556
     base_lr: Annotated[Above0, Meta(description="The learning rate.")] = 0.02
     steps: Annotated[
@@ -110,6 +135,16 @@ class TrainConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     checkpoint_period: Annotated[Positive, Meta(description="Iterations between checkpoints.")] = (
         5000
     )
+    keep_all_checkpoints: Annotated[
+        bool, Meta(description="false: keep the last checkpoint, and the best where it is known.")
+    ] = True
+    evaluation_period: Annotated[
+        Count,
+        Meta(
+            description="Iterations between evaluations during training; the best checkpoint by "
+            "mask AP (without masks box AP) is kept as model_best.pth; 0: at the end alone."
+        ),
+    ] = 0
     workers: Annotated[
         Count,
         Meta(
@@ -163,7 +198,12 @@ class TrainConfig(Settings, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         Raises:
             InputError: the statistics cannot be used.
         """
-        return build_method(self.method, statistics, self.options.get(self.method))
+        return build_method(
+            self.method,
+            statistics,
+            self.options.get(self.method),
+            written=lambda option, value: f"{self.method}.{option}={value}",
+        )
 
     @property
     def fasa(self) -> FasaOptions:
@@ -196,6 +236,7 @@ def read_config(path: str | os.PathLike[str]) -> tuple[TrainConfig, str | None]:
 
 # The demo's setting, for two processor cores; docs/torchvision.md gives what it measures.
 OPENMOJI = TrainConfig(
+    preset="openmoji",
     model="maskrcnn_resnet18_fpn_small",
     weights_backbone=None,
     min_size=(96,),

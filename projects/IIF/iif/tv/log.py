@@ -139,6 +139,13 @@ class TrainingLog:
         self._next, self._began, self._waited = done, now, 0.0
 
 
+def add_metrics(folder: Path, done: int, values: Mapping[str, float | None]) -> None:
+    """Write what an evaluation after ``done`` iterations found into metrics.json, in process 0."""
+    known = {name: value for name, value in values.items() if value is not None}
+    line = json.dumps({"iteration": done - 1} | known, sort_keys=True)
+    _append(folder / layout.METRICS, line)
+
+
 def _event_writer(folder: Path, start: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter

@@ -20,8 +20,10 @@ from iif.methods import Method
 from iif.statistics import ClassStatistics
 from iif.tv.config import TrainConfig
 from iif.tv.predictor import add_method
+from iif.tv.weights import build_from_file, build_published, is_file, load_matching, read_state
 
 SMALL_MODEL = "maskrcnn_resnet18_fpn_small"
+SMALL_BOX_MODEL = "fasterrcnn_resnet18_fpn_small"
 
 
 class ClassAgnosticMaskPredictor(MaskRCNNPredictor):
@@ -108,13 +110,8 @@ def build_model(
         "box_nms_thresh": config.nms_threshold,
         "box_detections_per_img": config.detections_per_image,
     }
-    if config.model == SMALL_MODEL:
-        if config.weights is not None or config.weights_backbone is not None:
-            raise InputError(
-                f"model {SMALL_MODEL} has no published weights; set weights=null and "
-                "weights_backbone=null"
-            )
-        model: nn.Module = maskrcnn_resnet18_fpn_small(num_classes, **options)
+    if config.model in (SMALL_MODEL, SMALL_BOX_MODEL):
+        model = _build_small(config, num_classes, pretrained, options)
     else:
         model = _build_by_name(config, num_classes, pretrained, options)
     heads: Any = model.roi_heads
@@ -123,6 +120,23 @@ def build_model(
     model = add_method(model, config.build_method(statistics), augmentation)
     heads = model.roi_heads
     heads.predicted_masks_only = config.predicted_masks_only
+    return model
+
+
+def _build_small(
+    config: TrainConfig, num_classes: int, pretrained: bool, options: dict[str, Any]
+) -> nn.Module:
+    file = is_file(config.weights)
+    if config.weights_backbone is not None or not (file or config.weights is None):
+        raise InputError(
+            f"model {config.model} has no published weights; set weights=null, or a file, and "
+            "weights_backbone=null"
+        )
+    model = maskrcnn_resnet18_fpn_small(num_classes, **options)
+    if config.model == SMALL_BOX_MODEL:
+        drop_masks(model)
+    if pretrained and config.weights is not None:
+        load_matching(model, read_state(config.weights), config.weights, config.model)
     return model
 
 
@@ -195,29 +209,16 @@ def _build_by_name(
     ]
     if config.model not in names:
         raise InputError(
-            f"model is {config.model!r}; it must be one of {', '.join([SMALL_MODEL, *names])}"
+            f"model is {config.model!r}; it must be one of "
+            f"{', '.join([SMALL_MODEL, SMALL_BOX_MODEL, *names])}"
         )
+    if config.trainable_backbone_layers is not None and pretrained:
+        options["trainable_backbone_layers"] = config.trainable_backbone_layers
     if not pretrained:
         model = get_model(config.model, weights=None, weights_backbone=None, **options)
+    elif config.weights is not None and is_file(config.weights):
+        model = build_from_file(config.model, config.weights, options)
     else:
-        if config.trainable_backbone_layers is not None:
-            options["trainable_backbone_layers"] = config.trainable_backbone_layers
-        try:
-            model = get_model(
-                config.model,
-                weights=config.weights,
-                weights_backbone=None if config.weights else config.weights_backbone,
-                **options,
-            )
-        except (KeyError, ValueError) as error:
-            raise InputError(
-                f"{config.model} has no published weights as asked for (weights="
-                f"{config.weights!r}, weights_backbone={config.weights_backbone!r}): {error}"
-            ) from None
-        except OSError as error:
-            raise InputError(
-                f"the published weights of {config.model} cannot be downloaded ({error}); "
-                "set weights=null and weights_backbone=null to train from scratch"
-            ) from None
+        model = build_published(config.model, config.weights, config.weights_backbone, options)
     replace_predictors(model, num_classes)
     return model

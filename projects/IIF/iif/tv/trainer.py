@@ -1,8 +1,9 @@
-"""Training torchvision's Faster R-CNN and Mask R-CNN on LVIS- and COCO-format files."""
+"""Training torchvision's Faster R-CNN and Mask R-CNN on files in LVIS's or COCO's format."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from iif.tv import checkpoint
 from iif.tv.augmentation import Adaptation, iterations_per_epoch
 from iif.tv.config import TrainConfig
 from iif.tv.dataset import DetectionImages, DetectionTargets, Target, training_batches
-from iif.tv.inference import check_classes, evaluate_model
+from iif.tv.inference import check_classes
 from iif.tv.log import TrainingLog, log_file, logger
 from iif.tv.model import augmentation_of, build_model
+from iif.tv.validation import Validation, remove_older
 
 
 def train(
@@ -44,19 +46,21 @@ def train(
     exhaustive: bool | None = None,
     resume: bool = False,
     device: str | None = None,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Train a model under a long-tail method, or the plain baseline, and evaluate it.
 
     Writes into ``output_dir``: ``config.json``, ``class_statistics.json``, checkpoints and
     ``last_checkpoint``, ``log.txt``, ``metrics.json``, TensorBoard's events, and with ``val_json``
     ``inference/lvis_instances_results.json`` and ``inference/eval_summary.json``. The processes
-    that torchrun started share each batch.
+    that torchrun started share each batch. With ``evaluation_period`` it is evaluated during
+    training, too, and ``model_best.pth`` and ``best_checkpoint.json`` are kept.
 
     On the CPU, the same settings, seed and number of processes give the same model, whether the
     run was interrupted and resumed or not.
 
     Args:
-        train_json: LVIS- or COCO-format annotations to train on and count the classes in.
+        train_json: annotations to train on and count the classes in, in LVIS's or COCO's format.
         image_root: the folder that their file names start from.
         output_dir: where to write.
         config: the settings; by default the published ones on LVIS v1.
@@ -67,9 +71,10 @@ def train(
             content of each file tells.
         resume: go on from the last checkpoint in ``output_dir``, if it has one.
         device: "cpu", "cuda" or "cuda:N"; by default a GPU where there is one.
+        notes: sentences on why the settings are as they are, for config.json and log.txt.
 
     Returns:
-        the evaluation summary, in process 0 and with ``val_json``; None otherwise.
+        the summary of the last evaluation, in process 0 and with ``val_json``; None otherwise.
 
     Raises:
         InputError: invalid input, or another run writes into ``output_dir``. Everything is checked
@@ -82,7 +87,7 @@ def train(
     where = pick_device(device)
     if config.amp and where.type != "cuda":
         raise InputError(f"amp is for GPUs, the device is {where}; set amp=false")
-    _refuse_earlier_run(folder, resume)
+    refuse_earlier_run(folder, resume)
     with process_group(where):
         if config.images_per_batch % world_size():
             raise InputError(
@@ -90,18 +95,20 @@ def train(
                 f"{world_size()} processes"
             )
         statistics = ClassStatistics.from_json(train_json)
+        if config.group_limits is not None:
+            statistics = statistics.replace(group_limits=config.group_limits)
         masks = config.model.startswith("maskrcnn")
         annotations = load_annotations(
             train_json, exhaustive=exhaustive, masks=masks, statistics=statistics
         )
         adapting = config.fasa.enabled and config.fasa.adapt
-        validation = None
+        val_images = None
         if val_json is not None:
             val_annotations = load_annotations(
                 val_json, exhaustive=exhaustive, statistics=statistics
             )
             check_classes(val_annotations, statistics, os.fspath(train_json))
-            validation = DetectionImages(val_annotations, val_image_root or image_root)
+            val_images = DetectionImages(val_annotations, val_image_root or image_root)
             if adapting and val_annotations.sha256 == annotations.sha256:
                 raise InputError(
                     f"{val_annotations.path}: has the annotations of the training set; FASA must "
@@ -118,7 +125,7 @@ def train(
         if adapting:
             adaptation = Adaptation(annotations, image_root, config.held_out, statistics.groups)
         with lock_output(folder):
-            _refuse_earlier_run(folder, resume)  # one that ended while the input was checked
+            refuse_earlier_run(folder, resume)  # one that ended while the input was checked
             previous = None
             if resume and (folder / layout.LAST_CHECKPOINT).exists():
                 previous = checkpoint.read(folder, where)
@@ -128,21 +135,28 @@ def train(
             else:
                 model = checkpoint.resume(previous, config, statistics, os.fspath(folder))
             model = model.to(where)
+            validation = None
+            if val_images is not None:
+                best = None if previous is None else previous.get("best")
+                validation = Validation(val_images, config, statistics, folder, where, best)
             with log_file(folder):
                 if rank() == 0:
                     settings = {"config": config.to_dict(), "train": annotations.path}
-                    write_json(folder / layout.CONFIG_JSON, {**settings, "versions": versions()})
+                    settings |= {"notes": list(notes), "versions": versions()}
+                    write_json(folder / layout.CONFIG_JSON, settings)
                     statistics.save(folder / layout.STATISTICS)
+                for note in notes:
+                    logger.info("%s", note)
                 logger.info("Settings: %s", config.to_dict())
                 logger.info("Class statistics: %s; device: %s", statistics, where)
-                _run(model, data, config, statistics, folder, where, previous, adaptation)
-                if validation is None:
-                    return None
-                detector = checkpoint.Detector(model.eval(), config, statistics, config.iterations)
-                return evaluate_model(detector, validation, folder / layout.INFERENCE, where)
+                _run(
+                    model, data, config, statistics, folder, where, previous, adaptation, validation
+                )
+                return None if validation is None else validation.summary
 
 
-def _refuse_earlier_run(folder: Path, resume: bool) -> None:
+def refuse_earlier_run(folder: Path, resume: bool) -> None:
+    """Raise InputError where a run that is not to go on lies in an output folder."""
     if not resume and (folder / layout.LAST_CHECKPOINT).exists():
         raise InputError(
             f"{folder}: holds checkpoints of an earlier run; resume it or take another folder"
@@ -177,8 +191,12 @@ def _run(
     device: torch.device,
     previous: dict[str, Any] | None,
     adaptation: Adaptation | None,
+    validation: Validation | None,
 ) -> None:
-    """Train ``model`` in place from where ``previous`` stopped to ``config.iterations``."""
+    """Train ``model`` in place from where ``previous`` stopped to ``config.iterations``.
+
+    ``validation`` evaluates it when it is due, at the end in any case.
+    """
     optimizer = _optimizer(model, config)
     start = 0
     if previous is not None:
@@ -191,9 +209,18 @@ def _run(
     model.train()
 
     def save(name: str, done: int) -> None:
-        if rank() == 0:
-            checkpoint.save(folder / name, model, optimizer, config, statistics, done)
-            logger.info("Saved %s after %d iterations", name, done)
+        if rank() > 0:
+            return
+        best = None if validation is None else validation.best
+        path = folder / name
+        checkpoint.save(path, model, optimizer, config, statistics, done, best=best)
+        logger.info("Saved %s after %d iterations", name, done)
+        if name != layout.BEST_CHECKPOINT and not config.keep_all_checkpoints:
+            remove_older(folder, name)
+
+    def evaluate(done: int) -> None:
+        if validation is not None and validation.is_due(done):
+            validation.evaluate(model, done, lambda name: save(name, done))
 
     parallel = model
     if world_size() > 1:
@@ -218,11 +245,14 @@ def _run(
             if adaptation and augmentation and done % augmentation.epoch_length == 0:
                 adaptation.follow(model, device)
             log.add(done, losses, rate)
+            if done < config.iterations:
+                evaluate(done)
             if done % config.checkpoint_period == 0 and done < config.iterations:
                 save(layout.checkpoint(iteration), done)
     if start < config.iterations or checkpoint.find(folder).name != layout.FINAL_CHECKPOINT:
         save(layout.FINAL_CHECKPOINT, config.iterations)
-    share_buffers(model)
+    share_buffers(model)  # and no process returns before the last checkpoint is there
+    evaluate(config.iterations)
 
 
 def _step(
