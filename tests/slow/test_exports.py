@@ -28,7 +28,7 @@ SMALL = (
     *("images_per_batch=2", "iterations=4", "base_lr=0.005", "steps=[]", "warmup_iterations=2"),
     *("workers=0", "detections_per_image=20"),
 )
-MODELS = {"masks": "maskrcnn_resnet18_fpn_small", "boxes": "fasterrcnn_mobilenet_v3_large_320_fpn"}
+MODELS = {"masks": "maskrcnn_resnet18_fpn_small", "boxes": "fasterrcnn_resnet18_fpn_small"}
 
 
 def iif(*arguments: object) -> str:
@@ -50,8 +50,9 @@ def test_from_the_file_to_a_report(tool: str, tmp_path: Path) -> None:
     assert text.startswith("Usable")
     model = MODELS[json.loads(record.read_text())["content"]["model"]]
 
-    data = ("--json", files.train_json, "--val-json", files.val_json, *images)
-    text = iif("train", *data, "--output", run, f"model={model}", *SMALL)
+    data = ("--train", files.train_json, "--val", files.val_json, *images)
+    text = iif("train", *data, "--output", run, *SMALL)
+    assert json.loads((run / "config.json").read_text())["config"]["model"] == model
     left_out = re.findall(r"left out 1 category without an annotation: 'shapes'", text)
     assert len(left_out) == (tool == "roboflow")
     statistics = json.loads((run / "class_statistics.json").read_text())
