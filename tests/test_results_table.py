@@ -13,6 +13,7 @@ import pytest
 
 from helpers_compare import make_gt, make_results, write
 from iif.errors import InputError
+from iif.evaluation.at_recall import rows_of_analysis
 from iif.evaluation.evaluate import evaluate_files
 from iif.evaluation.false_positives import analyse
 from iif.evaluation.runs import load_runs
@@ -107,14 +108,16 @@ def rows_of(benchmark, evaluated, name):
 def test_a_row_counts_what_the_analysis_of_false_positives_counts(benchmark, evaluated, iou_type):
     gt = benchmark_gt(evaluated)
     files = {name: evaluated / f"{name}0.json" for name in ("weak", "strong")}
-    group = analyse(gt, load_runs(gt, files, iou_type=iou_type), recall=0.5).groups[0]
+    analysed = analyse(gt, load_runs(gt, files, iou_type=iou_type), recall=0.5)
+    group = analysed.groups[0]
     weak, strong = (rows_of(benchmark, evaluated, name)[0] for name in ("weak", "strong"))
     assert group.reached[0] < group.reached[1]
     assert [weak.reached(iou_type), strong.reached(iou_type)] == group.reached
     share, compared = strong.share(weak, iou_type)
     assert (share, compared) == (group.total[1] / group.total[0], group.matched)
     found = [row.false_discovery(iou_type) for row in (weak, strong)]
-    assert found == pytest.approx(group.false_discovery)
+    (row, *_) = rows_of_analysis(analysed)
+    assert found == pytest.approx(row.false_discovery)
 
 
 def benchmark_gt(evaluated):

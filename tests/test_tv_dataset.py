@@ -106,7 +106,9 @@ def test_images_without_annotations_are_not_shown(path):
 
 def test_a_missing_image_is_named(path):
     (path.parent / "images" / "003.png").unlink()
-    with pytest.raises(InputError, match=r"003\.png: no such image.*1 of the 8 images of"):
+    with pytest.raises(
+        InputError, match=r"003\.png: no such image \(1 of the 8 images are missing"
+    ):
         DetectionImages(load_annotations(path), path.parent / "images")
 
 

@@ -155,7 +155,7 @@ command(
     check,
     arg(
         "annotations",
-        metavar="DATA.json",
+        metavar="FILE",
         reads=itself,
         help="annotations in LVIS's or COCO's format: of the training set where there is --val",
     ),
@@ -166,7 +166,7 @@ command(
         "--results",
         metavar="FILE",
         reads=itself,
-        help="detections in LVIS's submission format, for --val or else DATA.json",
+        help="detections in LVIS's submission format, for --val, or else for the annotations",
     ),
     arg("--json", metavar="FILE", writes=FILE, help="write the result as JSON"),
     HTML,

@@ -44,9 +44,9 @@ def train(args: Namespace) -> None:
     if args.eval_only:
         evaluate_run(args)
         return
+    from iif.commands.finish import finish_text
     from iif.distributed import pick_device
     from iif.methods import BASELINE
-    from iif.report.finish import finish_text
     from iif.tv import TrainConfig, train
     from iif.tv.config import read_config
     from iif.tv.defaults import choose

@@ -67,9 +67,11 @@ def locate_images(
     bare = {row: root / paths[row].name for row in elsewhere}
     missing = [row for row in elsewhere if not bare[row].is_file()]
     if missing:
+        first, other = paths[missing[0]], bare[missing[0]]
         message = (
-            f"{paths[missing[0]]}: no such image, nor {bare[missing[0]]} ({len(missing):,} of the "
-            f"{len(paths):,} images are missing); give the folder that its file names start from"
+            f"{first}: no such image{'' if other == first else f', nor {other}'} "
+            f"({len(missing):,} of the {len(paths):,} images are missing); give the folder that "
+            "its file names start from"
         )
         found = examples(names[row] for row in missing)
         report(Fault("missing_images", message, len(missing), found))
