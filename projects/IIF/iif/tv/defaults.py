@@ -77,7 +77,9 @@ def choose(
     if {"epochs", "iterations"} <= given:
         raise InputError("epochs and iterations both say how long to train; give one of them")
     content = read_annotation_file(train_json)
-    statistics = ClassStatistics.from_json(train_json)
+    with warnings.catch_warnings():  # the training says what it finds, once
+        warnings.simplefilter("ignore")
+        statistics = ClassStatistics.from_json(train_json)
     found = trainable(content, asked.held_out)
     data = _Data.of(content, found.images, found.trained)
     notes = [
