@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import warnings
 from pathlib import Path
 
 import torch
@@ -23,7 +24,7 @@ from iif.d2.datasets import (
 )
 from iif.d2.evaluator import baseline_summary, evaluation_folder, test_settings
 from iif.d2.fast_rcnn import IIFFastRCNNOutputLayers
-from iif.d2.method import METHOD_KEY, options_from_config
+from iif.d2.method import METHOD_KEY, options_from_config, options_node
 from iif.d2.roi_heads import IIFCascadeROIHeads, IIFRes5ROIHeads, IIFROIHeads
 from iif.d2.statistics import statistics_from_config
 from iif.data.annotation_file import read_annotation_file
@@ -31,6 +32,7 @@ from iif.data.annotations import load_annotations
 from iif.errors import InputError
 from iif.evaluation.conditions import Conditions, refuse_differences
 from iif.methods import BASELINE
+from iif.methods.usable import clamps_needed
 from iif.outputs import check_output
 from iif.statistics import ClassStatistics
 
@@ -57,6 +59,7 @@ def check_input(cfg: CfgNode, args: argparse.Namespace) -> ClassStatistics | Non
     _check_weights_file(args, cfg)
     options_from_config(cfg)
     statistics = _statistics(args, cfg)
+    _clamp_own_data(cfg, args, statistics)
     register_custom_datasets(cfg, statistics)
     needed = "TEST" if args.eval_only else "TRAIN"
     if not len(cfg.DATASETS[needed]):
@@ -143,6 +146,38 @@ def _statistics(args: argparse.Namespace, cfg: CfgNode) -> ClassStatistics | Non
     with contextlib.suppress(InputError) if optional else contextlib.nullcontext():
         return statistics_from_config(cfg, training=not args.eval_only)
     return None
+
+
+def _clamp_own_data(
+    cfg: CfgNode, args: argparse.Namespace, statistics: ClassStatistics | None
+) -> None:
+    """Let the method use the counts of data that is not in LVIS's format, and say so.
+
+    An option that the configuration or the command line sets stays as it is.
+    """
+    name = cfg.MODEL.LONG_TAIL.METHOD
+    if statistics is None or statistics.federated is not False or name == BASELINE:
+        return
+    node = options_node(name)
+    given = set(args.opts[::2])
+    if args.config_file:
+        written = CfgNode.load_yaml_with_base(args.config_file)
+        own = written.get("MODEL", {}).get(name.upper(), {})
+        given |= {f"{node}.{option}" for option in own}
+    prefix = f"{node}."
+    chosen = {key.removeprefix(prefix).lower() for key in given if key.startswith(prefix)}
+    clamps = clamps_needed(name, statistics, options_from_config(cfg), chosen)
+    if not clamps.usable or not clamps.options:
+        return
+    for option in clamps.options:
+        cfg.MODEL[name.upper()][option.upper()] = "clamp"
+    keys = [f"{node}.{option.upper()}" for option in clamps.options]
+    warnings.warn(
+        f"{statistics.source}: {clamps.fact}, which would be refused: "
+        f"{', '.join(f'{key} clamp' for key in keys)} is set; "
+        f"{' '.join(f'{key} error' for key in keys)} refuses it",
+        stacklevel=2,
+    )
 
 
 def _check_model(cfg: CfgNode, statistics: ClassStatistics | None) -> None:

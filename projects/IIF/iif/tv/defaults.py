@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 
@@ -18,8 +17,8 @@ from iif.data.annotation_file import AnnotationFile, read_annotation_file
 from iif.data.masks import Form, mask_forms
 from iif.data.trainable import trainable
 from iif.errors import InputError
-from iif.methods import BASELINE, build_method, method_type, option_types
-from iif.methods.counts import CountsRefused
+from iif.methods import BASELINE
+from iif.methods.usable import clamps_needed
 from iif.statistics import ClassStatistics
 from iif.tv.config import OPENMOJI, TrainConfig
 from iif.tv.model import SMALL_BOX_MODEL, SMALL_MODEL
@@ -284,42 +283,19 @@ def _usable_method(
     name = config.method
     if statistics.federated is not False or name == BASELINE:
         return config, {}
-    options = msgspec.structs.asdict(config.options[name])
-    known = option_types(method_type(name))
-    clamped: list[str] = []
-    fault = ""
-    for option in ("", "zero_count", "nonpositive"):
-        if option and (option not in known or f"{name}.{option}" in given):
-            continue
-        if option:
-            options[option] = "clamp"
-            clamped.append(option)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                build_method(name, statistics, options)
-        except CountsRefused as error:
-            fault = fault or str(error)
-        else:
-            break
-    else:
-        if clamped and not any(key == "method" or key.startswith(f"{name}.") for key in given):
+    own = {key.partition(".")[2] for key in given if key.startswith(f"{name}.")}
+    clamps = clamps_needed(name, statistics, config.options[name], own)
+    if not clamps.usable:
+        if clamps.options and not own and "method" not in given:
             reason = "classes do not differ in their number of images: there is no long tail"
             return config.override([f"method={BASELINE}"]), {"method": reason}
         return config, {}
-    if not clamped:
+    if not clamps.options:
         return config, {}
-    if len(clamped) == 2 and not (statistics.image_count == 0).any():
-        clamped = ["nonpositive"]
-    keys = [f"{name}.{option}" for option in clamped]
-    fact = _without_source(fault, statistics).partition("; ")[0]
+    keys = [f"{name}.{option}" for option in clamps.options]
     refuse = " ".join(f"{key}=error" for key in keys)
-    reason = f"{fact}, which would be refused; {refuse} refuses it"
+    reason = f"{clamps.fact}, which would be refused; {refuse} refuses it"
     return config.override([f"{key}=clamp" for key in keys]), {" ".join(keys): reason}
-
-
-def _without_source(text: str, statistics: ClassStatistics) -> str:
-    return text.removeprefix(f"{statistics.source}: ")
 
 
 def _assign(values: dict[str, Any]) -> list[str]:
