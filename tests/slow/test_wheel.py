@@ -71,6 +71,17 @@ def test_a_data_set_is_drawn_counted_evaluated_and_reported(installed, tmp_path)
     summary = json.loads((tmp_path / "run/eval_summary.json").read_text())
     assert summary["metrics"]["bbox"]["AP"] == pytest.approx(100)
     assert (tmp_path / "run/eval_matches.npz").is_file()
+    images = ("--images", "data")
+    checked = run(
+        *(installed, tmp_path, *iif, "check", train, *images, "--val", "data/openmoji_val.json"),
+        *("--results", "results.json", "--html", "check.html"),
+    )
+    assert checked.startswith("Usable")
+    assert "<html" in (tmp_path / "check.html").read_text()[:300]
+    if importlib.util.find_spec("torchvision") is not None:
+        files = ("--train", train, "--val", "data/openmoji_val.json", *images)
+        run(installed, tmp_path, *iif, "train", *files, "--output", "trained", "iterations=2")
+        assert (tmp_path / "trained" / "report.html").is_file()
 
 
 @pytest.mark.skipif(
